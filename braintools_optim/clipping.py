@@ -1,0 +1,34 @@
+"""Clipping: by the global norm of all gradients together, and by value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+
+from braintools_optim.precision import compute_dtype
+
+__all__ = ['clip_by_value', 'global_norm', 'norm_clip_factor']
+
+Array = jax.Array
+
+
+def global_norm(gradients: Iterable[Array]) -> Array:
+    """The 2-norm of all entries of all gradients, accumulated in float32 at least."""
+
+    def sum_of_squares(g: Array) -> Array:
+        g = jnp.asarray(g).astype(compute_dtype(g))
+        return jnp.sum(jnp.real(g * jnp.conj(g)))
+
+    squares = [sum_of_squares(g) for g in gradients]
+    return jnp.sqrt(sum(squares, start=jnp.zeros((), jnp.float32)))
+
+
+def norm_clip_factor(norm: Array, max_norm: Array) -> Array:
+    """What gradients of this norm are multiplied by, as torch's ``clip_grad_norm_`` does it."""
+    return jnp.minimum(1.0, max_norm / (norm + 1e-6))
+
+
+def clip_by_value(gradient: Array, limit: Array) -> Array:
+    return jnp.clip(gradient, -limit, limit)

@@ -1,0 +1,81 @@
+"""Groups: weights that share hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from braintools_optim.optimizer import Optimizer
+
+__all__ = ['Group', 'GroupRate', 'ParamGroup']
+
+
+@dataclass
+class Group:
+    """The names of its leaves, what was registered, and the names of the options that are its own."""
+
+    keys: list[str]
+    params: Any
+    own: set[str] = field(default_factory=set)
+
+
+class ParamGroup(MutableMapping[str, Any]):
+    """A group as torch shows it: ``group['weight_decay']`` reads, assigning acts on the next update."""
+
+    def __init__(self, optimizer: Optimizer, index: int):
+        self._optimizer, self._index = optimizer, index
+
+    def _options(self) -> dict[str, Any]:
+        return self._optimizer.hyperparameters.value['groups'][self._index].plain().values()
+
+    def __getitem__(self, name: str) -> Any:
+        if name == 'lr':
+            return GroupRate(self._optimizer, self._index)
+        if name == 'params':
+            return self._optimizer._groups[self._index].params
+        return self._options()[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name == 'lr':
+            self['lr'].value = value
+        elif name == 'params':
+            raise KeyError("The 'params' of a group are fixed; add_param_group adds weights.")
+        else:
+            self._optimizer._set_option(name, value, self._index)
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f'A hyperparameter cannot be deleted: {name!r}.')
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(('params', *self._options()))
+
+    def __len__(self) -> int:
+        return 1 + len(self._options())
+
+    def __repr__(self) -> str:
+        weights = self._optimizer._groups[self._index].keys
+        options = ', '.join(f'{name}={value!r}' for name, value in self._options().items() if name != 'lr')
+        return f'ParamGroup({", ".join(weights)}; lr={self["lr"].value}, {options})'
+
+
+class GroupRate:
+    """The learning rate that a group applies; assigning ``.value`` acts on the next update."""
+
+    def __init__(self, optimizer: Optimizer, index: int):
+        self._optimizer, self._index = optimizer, index
+
+    @property
+    def value(self) -> Any:
+        return self._optimizer._group_lr(self._index)
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        self._optimizer._set_group_lr(self._index, value)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __repr__(self) -> str:
+        return f'GroupRate({self.value})'

@@ -1,0 +1,231 @@
+"""Hyperparameters: what each may be, checked in one place, and the form the step reads them in."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import brainunit
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+__all__ = [
+    'Decay',
+    'Hyperparameters',
+    'as_number',
+    'constructor_signature',
+    'from_leaf',
+    'is_flag',
+    'to_leaf',
+    'validate',
+]
+
+Array = jax.Array
+
+
+class Decay(NamedTuple):
+    """The decay rate of a moving average, with ``complement = 1 - value`` kept apart.
+
+    In float32 ``1 - 0.999`` has lost three digits; taken from the Python float it has lost none.
+    """
+
+    value: Any
+    complement: Any
+
+    @classmethod
+    def of(cls, value: Any) -> Decay:
+        return cls(value, 1 - value)
+
+    def average(self, mean: Array, sample: Array) -> Array:
+        """The next value of the moving average ``mean`` after ``sample``."""
+        slow = mean + self.complement * (sample - mean)  # exact in the complement, but cancels for a fast average
+        return jnp.where(self.complement < 0.5, slow, self.value * mean + self.complement * sample)
+
+    def correction(self, step: Array) -> Array:
+        """``1 - value**step``, the share of a zero-started average that is data."""
+        if self.in_double():
+            return 1 - self.value**step  # to the bit what torch computes
+        return -jnp.expm1(step * self.log())
+
+    def in_double(self) -> bool:
+        """Whether there are digits to spare for the textbook formulas."""
+        return jnp.result_type(self.value) == jnp.float64
+
+    def log(self) -> Array:
+        return jnp.log1p(-jnp.asarray(self.complement))
+
+
+@dataclass(frozen=True)
+class Range:
+    low: float
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def __contains__(self, x: float) -> bool:
+        above = self.low < x if self.low_open else self.low <= x
+        below = x < self.high if self.high_open else x <= self.high
+        return above and below  # False for NaN
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f'{">" if self.low_open else ">="} {self.low:g}'
+        return f'in {"(" if self.low_open else "["}{self.low:g}, {self.high:g}{")" if self.high_open else "]"}'
+
+
+AT_LEAST_ZERO = Range(0, high_open=True)
+POSITIVE = Range(0, low_open=True)
+AT_LEAST_ONE = Range(1)
+UNIT = Range(0, 1)
+BELOW_ONE = Range(0, 1, high_open=True)
+
+RANGES = {
+    'lr': AT_LEAST_ZERO,
+    'lr_scale': AT_LEAST_ZERO,
+    'eps': AT_LEAST_ZERO,
+    'weight_decay': AT_LEAST_ZERO,
+    'grad_clip_norm': POSITIVE,
+    'grad_clip_value': POSITIVE,
+    'betas': BELOW_ONE,
+    'alpha': BELOW_ONE,
+    'momentum': UNIT,
+    'dampening': UNIT,
+    'factor': UNIT,
+    'gamma': AT_LEAST_ZERO,
+    'eta_min': AT_LEAST_ZERO,
+    'step_size': AT_LEAST_ONE,
+    'T_max': POSITIVE,
+    'total_iters': AT_LEAST_ZERO,
+    'warmup_epochs': AT_LEAST_ZERO,
+    'last_epoch': Range(-1),
+}
+INTEGERS = {'step_size', 'total_iters', 'warmup_epochs', 'last_epoch'}
+OPTIONAL = {'grad_clip_norm', 'grad_clip_value'}
+DECAYS = {'betas', 'alpha', 'dampening'}
+PAIRS = {'betas'}
+ANY_FINITE = Range(-math.inf, math.inf, low_open=True, high_open=True)
+
+
+def is_flag(value: Any) -> bool:
+    """Whether a hyperparameter is fixed when a step is compiled (``True``, ``None``, a name, a schedule)."""
+    return value is None or isinstance(value, (bool, str)) or callable(value)
+
+
+def validate(name: str, value: Any, like: Any = 0.0) -> Any:
+    """``value`` as a Python number, a tuple of them or a flag; an error unless it is allowed.
+
+    ``like`` is a value of the right kind: a flag stays a flag and a number a number.
+    """
+    if value is None and name in OPTIONAL:
+        return None
+    if is_flag(like) and name not in OPTIONAL | RANGES.keys():
+        if type(value) is not type(like):
+            raise TypeError(f'Invalid {name}={value!r}. Must be a {type(like).__name__}.')
+        return value
+    if name in PAIRS or isinstance(like, tuple):
+        return _validate_pair(name, value)
+    return _validate_number(name, name, value)
+
+
+def _validate_pair(name: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f'Invalid {name}={value!r}. Must be a pair of numbers.')
+    return tuple(_validate_number(name, f'{name}[{i}]', v) for i, v in enumerate(value))
+
+
+def _validate_number(name: str, label: str, value: Any) -> Any:
+    if isinstance(value, Tracer):
+        return value
+    if isinstance(value, (bool, np.bool_, str, brainunit.Quantity)) or np.ndim(value) != 0:
+        raise TypeError(f'Invalid {label}={value!r}. Must be a number.')
+    try:
+        number = as_number(value)
+    except (TypeError, ValueError):
+        raise TypeError(f'Invalid {label}={value!r}. Must be a number.') from None
+    if name in INTEGERS and number != int(number):
+        raise TypeError(f'Invalid {label}={value!r}. Must be an integer.')
+    allowed = RANGES.get(name, ANY_FINITE)
+    if number not in allowed:
+        meaning = ' (learning rate)' if name == 'lr' else ''
+        raise ValueError(f'Invalid {label}={value!r}{meaning}. Must be {allowed}.')
+    return number
+
+
+def as_number(value: Any) -> Any:
+    """A 0-d array as the shortest decimal it stands for (a float32 0.1 is 0.1); a tracer as it is."""
+    if isinstance(value, (Tracer, float, int)):
+        return value
+    scalar = np.asarray(value)[()]
+    if np.issubdtype(scalar.dtype, np.integer):
+        return int(scalar)
+    return float(str(scalar))
+
+
+def to_leaf(name: str, value: Any) -> Any:
+    """A hyperparameter as a State holds it: numbers as arrays, decay rates as :class:`Decay`, flags as they are."""
+    if is_flag(value):
+        return value
+    if isinstance(value, tuple):
+        return tuple(to_leaf(name, v) for v in value)
+    parts = Decay.of(value) if name in DECAYS else (value,)
+    arrays = [jnp.asarray(part, jnp.result_type(float)) for part in parts]
+    return Decay(*arrays) if name in DECAYS else arrays[0]
+
+
+def from_leaf(leaf: Any) -> Any:
+    """The inverse of :func:`to_leaf`."""
+    if is_flag(leaf):
+        return leaf
+    if isinstance(leaf, Decay):
+        return as_number(leaf.value)
+    return tuple(map(from_leaf, leaf)) if isinstance(leaf, tuple) else as_number(leaf)
+
+
+def constructor_signature(cls: type) -> inspect.Signature:
+    """What ``inspect.signature`` should show of a class; brainstate's ``Node`` hides it."""
+    signature = inspect.signature(cls.__init__)
+    return signature.replace(parameters=list(signature.parameters.values())[1:], return_annotation=signature.empty)
+
+
+@jax.tree_util.register_pytree_node_class
+class Hyperparameters:
+    """What a rule reads: ``hp.lr``, ``hp.betas``, ``hp.step``, ``hp.amsgrad``, ...
+
+    Numbers are traced arrays (decay rates are :class:`Decay`); flags are Python values.
+    """
+
+    def __init__(self, values: Mapping[str, Any]):
+        self.__dict__.update(values)
+
+    def __getattr__(self, name: str) -> Any:  # reached only by a name that is not there
+        raise AttributeError(f'{name!r} is no hyperparameter; there are {sorted(self.__dict__)}.')
+
+    @classmethod
+    def as_leaves(cls, values: Mapping[str, Any]) -> Hyperparameters:
+        """As a State holds them."""
+        return cls({name: to_leaf(name, value) for name, value in values.items()})
+
+    def plain(self) -> Hyperparameters:
+        """As Python numbers and flags."""
+        return Hyperparameters({name: from_leaf(leaf) for name, leaf in self.__dict__.items()})
+
+    def values(self) -> dict[str, Any]:
+        return self.__dict__
+
+    def with_values(self, **values: Any) -> Hyperparameters:
+        return Hyperparameters({**self.__dict__, **values})
+
+    def tree_flatten(self) -> tuple[list[Any], tuple[Any, ...]]:
+        flags = tuple((k, v) for k, v in self.__dict__.items() if is_flag(v))
+        names = tuple(k for k, v in self.__dict__.items() if not is_flag(v))
+        return [self.__dict__[k] for k in names], (names, flags)
+
+    @classmethod
+    def tree_unflatten(cls, aux: tuple[Any, ...], children: Any) -> Hyperparameters:
+        names, flags = aux
+        return cls({**dict(flags), **dict(zip(names, children, strict=True))})

@@ -1,0 +1,53 @@
+"""Precision: what a step computes in, whatever the weights are kept in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ['cast_floats', 'compute_dtype', 'from_working', 'sqrt', 'to_working']
+
+Array = jax.Array
+
+
+def compute_dtype(x: Any) -> Any:
+    """The dtype of the arithmetic on a leaf: its own, but float32 at least."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def to_working(x: Any) -> Array:
+    """A leaf in the form of the arithmetic: float32 at least, complex numbers as pairs of reals."""
+    x = jnp.asarray(x)
+    x = x.astype(compute_dtype(x))
+    return jnp.stack([x.real, x.imag], axis=-1) if jnp.iscomplexobj(x) else x
+
+
+def from_working(x: Array, dtype: Any) -> Array:
+    """The inverse of :func:`to_working`, in the leaf's own dtype."""
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return jax.lax.complex(x[..., 0], x[..., 1]).astype(dtype)
+    return x.astype(dtype)
+
+
+def cast_floats(tree: Any, like: Array) -> Any:
+    """``tree`` with its floating-point numbers in the dtype of ``like``."""
+
+    def cast(x: Any) -> Any:
+        return x.astype(like.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(cast, tree)
+
+
+@jax.custom_jvp
+def sqrt(x: Array) -> Array:
+    """The square root, with derivative 0 at 0: a weight that never had a gradient has no slope."""
+    return jnp.sqrt(x)
+
+
+@sqrt.defjvp
+def _sqrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    root = sqrt(x)
+    return root, jnp.where(x == 0, 0.0, dx / jnp.where(x == 0, 1.0, 2 * root))

@@ -1,0 +1,51 @@
+"""Units: the gradient of a weight with a unit, as a mantissa on the scale of that unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import brainunit
+import jax
+from brainunit import UNITLESS
+
+__all__ = ['gradient_scales', 'is_quantity']
+
+
+def is_quantity(x: Any) -> bool:
+    return isinstance(x, brainunit.Quantity)
+
+
+def gradient_scales(
+    weights: Any, gradients: Any, names: Sequence[str], loss_unit: Any = None
+) -> tuple[float, ...] | None:
+    """What each gradient's mantissa is multiplied by; None if by nothing. The trees have one structure.
+
+    A gradient wears the unit of its weight (brainstate's default form: the mantissa, dressed up), or
+    that of the loss divided by its weight's (``unit_aware=True``), and then all gradients do. A loss
+    with a unit is believed if ``loss_unit`` says so or weights of two dimensions agree on it.
+    """
+    units = [
+        (name, brainunit.get_unit(w), brainunit.get_unit(g))
+        for name, w, g in zip(
+            names,
+            jax.tree.leaves(weights, is_leaf=is_quantity),
+            jax.tree.leaves(gradients, is_leaf=is_quantity),
+            strict=True,
+        )
+    ]
+    foreign = [(name, w, g) for name, w, g in units if g.dim != w.dim]
+    if not foreign and loss_unit is None:
+        scales = tuple(g.magnitude / w.magnitude for _, w, g in units)
+    else:
+        loss = loss_unit or foreign[0][2] * foreign[0][1]
+        believed = loss_unit is not None or loss.dim == UNITLESS.dim or len({w.dim for _, w, _ in units}) > 1
+        if not believed or any((g * w).dim != loss.dim for _, w, g in units):
+            name, w, g = next(((n, w, g) for n, w, g in foreign if (g * w).dim != loss.dim), (foreign or units)[0])
+            raise ValueError(
+                f'The gradient of {name} has the unit {g}, its weight {w}. Must be {w}, or the unit of the loss '
+                f'divided by {w}, alike for all gradients (give loss_unit if the loss has one).'
+            )
+        reference = loss.magnitude if loss_unit is not None or loss.dim != UNITLESS.dim else 1.0
+        scales = tuple((g * w).magnitude / reference for _, w, g in units)
+    return None if set(scales) == {1.0} else scales

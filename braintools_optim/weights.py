@@ -1,0 +1,249 @@
+"""ParamStates <-> leaves: paths, tied weights, pytree values, units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import brainstate
+import brainunit
+import jax
+import jax.numpy as jnp
+from brainstate._state import TRACE_CONTEXT  # there is no public name for "is a transformation active?"
+
+from braintools_optim.units import gradient_scales, is_quantity
+
+__all__ = ['UniqueStateManager', 'Weights', 'flatten_states', 'inside_transformation']
+
+Path = tuple[Any, ...]
+Scales = tuple[float, ...] | None
+
+
+def inside_transformation() -> bool:
+    """Whether a brainstate transformation is tracing (or probing) the caller."""
+    return bool(TRACE_CONTEXT.state_stack)
+
+
+def children(node: Any) -> Iterator[tuple[Path, Any]] | None:
+    """The entries of a container with their paths; None for anything else. A tuple key is a path."""
+    if isinstance(node, Mapping):
+        return ((k if isinstance(k, tuple) else (k,), v) for k, v in node.items())
+    if isinstance(node, (list, tuple)):
+        return (((i,), v) for i, v in enumerate(node))
+    return None
+
+
+def flatten_states(states: Any, path: Path = ()) -> list[tuple[Path, brainstate.State]]:
+    """The States of a tree with their paths; an error for any other leaf."""
+    if isinstance(states, brainstate.State):
+        return [(path, states)]
+    entries = children(states)
+    if entries is None:
+        raise TypeError(f'All params values must be brainstate.State, but {show(path)} is {type(states).__name__}.')
+    return [found for key, entry in entries for found in flatten_states(entry, path + key)]
+
+
+def show(path: Path) -> str:
+    return '.'.join(map(str, path)) or '(the root)'
+
+
+class UniqueStateManager:
+    """Named States, each counted once however many names it has.
+
+    Examples
+    --------
+    >>> import brainstate, jax.numpy as jnp
+    >>> w = brainstate.ParamState(jnp.zeros(2))
+    >>> manager = UniqueStateManager({'encoder': {'w': w}, 'decoder': {'w': w}})
+    >>> len(manager), list(manager.to_dict())
+    (1, ['encoder.w'])
+    """
+
+    def __init__(self, pytree: Any = None):
+        self._states: dict[Path, brainstate.State] = {}
+        if pytree is not None:
+            self.make_unique(pytree)
+
+    def make_unique(self, pytree: Any) -> dict[Any, Any]:
+        """Keep the first of each State of ``pytree``, forgetting what was held; return them as a tree."""
+        self.clear()
+        return self.merge_with(pytree).to_pytree()
+
+    def merge_with(self, pytree: Any) -> UniqueStateManager:
+        """Add the States of ``pytree`` that are not held yet."""
+        seen = self.seen_ids
+        for path, state in flatten_states(pytree):
+            if id(state) not in seen:
+                seen.add(id(state))
+                self._states[path] = state
+        return self
+
+    def to_pytree(self) -> dict[Any, Any]:
+        """The States as a nested dict."""
+        return self._nest(self._states)
+
+    def to_pytree_value(self) -> dict[Any, Any]:
+        """The States' values as a nested dict."""
+        return self._nest({path: state.value for path, state in self._states.items()})
+
+    @staticmethod
+    def _nest(flat: Mapping[Path, Any]) -> dict[Any, Any]:
+        tree: dict[Any, Any] = {}
+        for path, leaf in flat.items():
+            node = tree
+            for key in path[:-1]:
+                node = node.setdefault(key, {})
+            node[path[-1] if path else ''] = leaf
+        return tree
+
+    def to_dict(self) -> dict[str, brainstate.State]:
+        """The States by name, such as ``'layers.0.weight'``."""
+        return {show(path): state for path, state in self._states.items()}
+
+    def to_dict_value(self) -> dict[str, Any]:
+        """The States' values by name."""
+        return {name: state.value for name, state in self.to_dict().items()}
+
+    def get_flattened(self) -> list[tuple[Path, brainstate.State]]:
+        return list(self._states.items())
+
+    def get_state_by_path(self, path: Path) -> brainstate.State | None:
+        return self._states.get(tuple(path))
+
+    def update_state(self, path: Path, state: brainstate.State) -> bool:
+        """Put ``state`` at a path that is held already; False if there is none."""
+        if tuple(path) not in self._states:
+            return False
+        self._states[tuple(path)] = state
+        return True
+
+    def clear(self) -> None:
+        self._states.clear()
+
+    flattened_states = property(get_flattened)
+    unique_states = property(lambda self: list(self._states.values()))
+    unique_paths = property(lambda self: list(self._states))
+    num_unique_states = property(lambda self: len(self._states))
+    seen_ids = property(lambda self: {id(state) for state in self._states.values()})
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+
+class Weights:
+    """The registered States as flat leaves (unitless arrays) under dotted names, in a fixed order."""
+
+    def __init__(self) -> None:
+        self.manager = UniqueStateManager()
+        self.keys: list[str] = []  # of the leaves
+        self._names: dict[Path, int] = {}  # every name of a State -> its id
+        self._layouts: list[tuple[brainstate.State, Any, list[str]]] = []  # State, structure, names of its leaves
+        self._structure: Any = None  # of all of them
+        self._orders: dict[Any, tuple[list[int], Scales]] = {}  # by the structure of the gradients
+
+    def __len__(self) -> int:
+        return len(self._layouts)
+
+    def extended(self, states: Any, skip_known: bool = False) -> tuple[Weights, list[str]]:
+        """These weights and further ones; and the names of the further leaves."""
+        new = Weights()
+        new._names, new._layouts = dict(self._names), list(self._layouts)
+        known, taken = {id(state): names for state, _, names in self._layouts}, set(self.keys)
+        added: dict[int, list[str]] = {}
+        for path, state in flatten_states(states):
+            if id(state) in known and not skip_known:
+                raise ValueError(f'{show(path)} is registered already, as {", ".join(known[id(state)])}.')
+            if id(state) not in known and id(state) not in added:
+                names = leaf_names(path, state.value)
+                if path in new._names or not taken.isdisjoint(names):
+                    raise ValueError(f'The name {show(path)} is in use for another weight.')
+                taken.update(names)
+                added[id(state)] = names
+                new._layouts.append((state, jax.tree.structure(state.value), names))
+            new._names[path] = id(state)
+        if not added and not skip_known:
+            raise ValueError('There are no weights to register.')
+        new.manager.merge_with(self.manager.to_pytree()).merge_with(states)
+        new._structure = jax.tree.structure([state.value for state, _, _ in new._layouts])
+        new.keys = [name for _, _, names in new._layouts for name in names]
+        return new, new.keys[len(self.keys) :]
+
+    def read(self) -> list[Any]:
+        """The leaves of all weights, in the order of ``keys``."""
+        leaves, structure = jax.tree.flatten([state.value for state, _, _ in self._layouts])
+        if structure != self._structure:
+            changed = [
+                f'{", ".join(names)}: {own} is now {jax.tree.structure(state.value)}'
+                for state, own, names in self._layouts
+                if own != jax.tree.structure(state.value)
+            ]
+            raise ValueError(
+                f'The structure or unit of a weight has changed since it was registered. {"; ".join(changed)}'
+            )
+        return leaves
+
+    def write(self, leaves: Sequence[Any]) -> None:
+        first = 0
+        for state, structure, names in self._layouts:
+            state.value = structure.unflatten(leaves[first : first + len(names)])
+            first += len(names)
+
+    def match(self, gradients: Any, loss_unit: Any = None) -> tuple[list[Any], Scales]:
+        """The gradients' leaves in the order of ``keys``, and what they are to be multiplied by.
+
+        Gradients whose structure has been seen before, which is nearly always, are only reordered.
+        """
+        leaves, structure = jax.tree.flatten(gradients)
+        if (structure, loss_unit) not in self._orders:
+            found = self._find(gradients)
+            for state, own, names in self._layouts:  # units stand in the structure of a Quantity: all else must agree
+                theirs = found[id(state)]
+                if jax.tree.structure(state.value, is_leaf=is_quantity) != jax.tree.structure(
+                    theirs, is_leaf=is_quantity
+                ):
+                    raise ValueError(
+                        f'The gradient of {", ".join(names)} has the structure {jax.tree.structure(theirs)}, '
+                        f'its weight {own}.'
+                    )
+            values = [state.value for state, _, _ in self._layouts]
+            scales = gradient_scales(values, [found[id(state)] for state, _, _ in self._layouts], self.keys, loss_unit)
+            places = self._find(jax.tree.unflatten(structure, range(len(leaves))))
+            order = jax.tree.leaves([places[id(state)] for state, _, _ in self._layouts])
+            self._orders[structure, loss_unit] = order, scales
+        order, scales = self._orders[structure, loss_unit]
+        return [leaves[i] for i in order], scales
+
+    def _find(self, gradients: Any) -> dict[int, Any]:
+        """The gradient of each State by the State's id; an error that lists what is missing or left over."""
+        found: dict[int, Any] = {}
+        unknown: list[str] = []
+
+        def collect(node: Any, path: Path) -> None:
+            if path in self._names:
+                if node is not None:
+                    found.setdefault(self._names[path], node)
+            elif (entries := children(node)) is not None:
+                for key, entry in entries:
+                    collect(entry, path + key)
+            else:
+                unknown.append(show(path))
+
+        collect(gradients, ())
+        missing = [', '.join(names) for state, _, names in self._layouts if id(state) not in found]
+        problems = [f'missing or None: {", ".join(missing)}'] if missing else []
+        problems += [f'not registered: {", ".join(unknown)}'] if unknown else []
+        if problems:
+            raise KeyError('Gradients must be those of the registered weights. ' + '; '.join(problems))
+        return found
+
+
+def leaf_names(path: Path, value: Any) -> list[str]:
+    """The names of a State's leaves; an error for a leaf that is no array of real or complex numbers."""
+    names = []
+    for inner, leaf in jax.tree_util.tree_flatten_with_path(value, is_leaf=is_quantity)[0]:
+        name = '.'.join(filter(None, [*map(str, path), jax.tree_util.keystr(inner, simple=True, separator='.')]))
+        dtype = jnp.result_type(brainunit.get_mantissa(leaf))
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(f'The weight {name} is {dtype}. Only floating-point and complex weights can be trained.')
+        names.append(name)
+    return names

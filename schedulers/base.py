@@ -1,0 +1,152 @@
+"""LRScheduler: a pure function of the epoch, and the States that say where it stands."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from brainstate import LongTermState
+from brainstate.graph import Node
+
+from braintools_optim.options import as_number, constructor_signature, validate
+
+__all__ = ['LRScheduler', 'Position']
+
+Array = jax.Array
+Position = dict[str, Any]
+
+
+class LRScheduler(Node):
+    r"""A learning rate :math:`\eta(t, \eta_0)` of the epoch :math:`t` and a base rate :math:`\eta_0`.
+
+    A subclass defines :meth:`formula`; all else, traced or not, is here. ``step()`` advances the
+    epoch and is the user's to call. A rate set by hand rescales the rest of the schedule in
+    proportion (a rate set while the schedule stands at zero holds until it leaves zero).
+
+    Parameters
+    ----------
+    base_lr : float or sequence of float
+        The base rate, or one for each parameter group. At least 0.
+    last_epoch : int, default 0
+        The epoch to begin at; -1, torch's way to write it, is 0 as well.
+    """
+
+    __signature__: ClassVar[inspect.Signature]
+    last_epoch: LongTermState
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__signature__ = constructor_signature(cls)
+
+    def __init__(self, base_lr: float | Sequence[float] = 1e-3, last_epoch: int = 0):
+        rates = base_lr if isinstance(base_lr, (list, tuple)) else [base_lr]
+        if not rates:
+            raise ValueError(f'Invalid base_lr={base_lr!r}. Must be a number or a sequence of at least one.')
+        self.base_lrs: list[Any] = [validate('lr', rate) for rate in rates]
+        self.last_epoch = LongTermState(jnp.asarray(max(validate('last_epoch', last_epoch), 0), jnp.int32))
+        self.manual = LongTermState({'rate': _float(1.0), 'reference': _float(1.0)})
+
+    def formula(self, epoch: Array, base_lr: Any) -> Any:
+        """The rate at an epoch (a number or an array, traced or not), without manual changes."""
+        raise NotImplementedError(f'{type(self).__name__} must define formula(epoch, base_lr).')
+
+    def lr_at(self, epoch: Any, base_lr: Any = None) -> Array:
+        """The schedule's rate at ``epoch``: a number, an array (a whole curve) or a tracer."""
+        epoch = jnp.asarray(epoch)
+        rate = self.formula(epoch, self.base_lrs[0] if base_lr is None else base_lr)
+        return jnp.broadcast_to(_float(rate), epoch.shape)
+
+    @property
+    def position(self) -> Position:
+        """The values of the States that the present rate depends on."""
+        return {'epoch': self.last_epoch.value, 'manual': self.manual.value}
+
+    def rate(self, position: Position, base_lr: Any = None) -> Array:
+        """The rate at a position, a pure function of it."""
+        scheduled = self.lr_at(position['epoch'], base_lr)
+        rate, reference = position['manual']['rate'], position['manual']['reference']
+        scaled = scheduled / jnp.where(reference == 0, 1.0, reference) * rate
+        return jnp.where(reference == 0, jnp.where(scheduled == 0, rate, scheduled), scaled)
+
+    def set_rate(self, value: Any) -> None:
+        """Make ``value`` the rate from now on; the rest of the schedule is rescaled in proportion."""
+        scheduled = self.lr_at(self.last_epoch.value)
+        self.manual.value = {'rate': _float(validate('lr', value)), 'reference': scheduled}
+
+    def apply(self, apply_fn: Callable[[Any], Any]) -> None:
+        """Set the rate to ``apply_fn`` of the present one."""
+        self.set_rate(apply_fn(self()))
+
+    def step(self, epoch: int | None = None) -> None:
+        """Advance by one epoch, or go to ``epoch``."""
+        following = self.last_epoch.value + 1 if epoch is None else validate('last_epoch', epoch)
+        self.last_epoch.value = jnp.asarray(following, jnp.int32)
+
+    def step_epoch(self) -> None:
+        """Advance by one epoch."""
+        self.step()
+
+    def __call__(self, count: Any = None) -> Any:
+        """The present rate; with ``count``, the schedule's rate at that epoch."""
+        return as_number(self.rate(self.position) if count is None else self.lr_at(count))
+
+    def __float__(self) -> float:
+        return float(self())
+
+    def get_lr(self) -> list[Any]:
+        """The present rate for each base rate."""
+        position = self.position
+        return [as_number(self.rate(position, base_lr)) for base_lr in self.base_lrs]
+
+    get_last_lr = get_lr
+
+    @property
+    def current_lrs(self) -> CurrentRates:
+        """The present rates; ``.value`` is a list, one for each base rate."""
+        return CurrentRates(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the schedule stands, as plain numbers."""
+        manual = {name: as_number(value) for name, value in self.manual.value.items()}
+        return {'last_epoch': int(self.last_epoch.value), 'manual': manual, 'current_lrs': self.get_lr()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to where :meth:`state_dict` was taken."""
+        manual = state_dict.get('manual', {'rate': 1.0, 'reference': 1.0})
+        self.step(epoch=state_dict['last_epoch'])
+        self.manual.value = {name: _float(manual[name]) for name in ('rate', 'reference')}
+
+    def attach_optimizer(self, optimizer: Any) -> None:
+        """Make ``optimizer`` follow this schedule."""
+        if not hasattr(optimizer, 'register_trainable_weights'):
+            raise TypeError(f'optimizer must be an Optimizer such as OptaxOptimizer, not {type(optimizer).__name__}.')
+        optimizer.add_scheduler(self)
+
+    def __repr__(self) -> str:
+        options = {
+            name: getattr(self, name) for name in inspect.signature(type(self)).parameters if hasattr(self, name)
+        }
+        shown = ''.join(f', {name}={value!r}' for name, value in options.items() if name != 'last_epoch')
+        base = self.base_lrs[0] if len(self.base_lrs) == 1 else self.base_lrs
+        return f'{type(self).__name__}({base}{shown}; epoch {self.last_epoch.value}, lr {self()})'
+
+
+class CurrentRates:
+    """``scheduler.current_lrs``: reads as a State that holds the present rates."""
+
+    def __init__(self, scheduler: LRScheduler):
+        self._scheduler = scheduler
+
+    @property
+    def value(self) -> list[Any]:
+        return self._scheduler.get_lr()
+
+
+def _float(x: Any) -> Array:
+    return jnp.asarray(x, jnp.result_type(float))
+
+
+LRScheduler.__signature__ = constructor_signature(LRScheduler)

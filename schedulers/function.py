@@ -1,0 +1,66 @@
+"""Any function of the update count as a schedule; and what may be given as ``lr``, as a scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from brainstate import LongTermState
+
+from braintools_optim.schedulers.base import LRScheduler
+from braintools_optim.schedulers.decay import ConstantLR
+
+__all__ = ['OptaxSchedule', 'as_scheduler']
+
+Array = jax.Array
+
+
+class OptaxSchedule(LRScheduler):
+    """A function of the update count, such as any optax schedule or another scheduler's ``lr_at``.
+
+    It follows the count of its optimizer's updates by itself: there is nothing to step.
+
+    Parameters
+    ----------
+    function : callable
+        From the count of updates so far to the learning rate; traced.
+
+    Raises
+    ------
+    TypeError
+        If ``function`` is not callable.
+
+    Examples
+    --------
+    >>> import optax
+    >>> OptaxSchedule(optax.linear_schedule(1.0, 0.0, 4)).lr_at([0, 1, 4]).tolist()
+    [1.0, 0.75, 0.0]
+    """
+
+    def __init__(self, function: Callable[[Any], Any]):
+        if not callable(function):
+            raise TypeError(f'Invalid function={function!r}. Must be callable.')
+        self.function = function
+        self.attached = False
+        super().__init__(1.0)
+
+    def formula(self, epoch: Array, base_lr: Any) -> Any:
+        return base_lr * self.function(epoch)
+
+    def step(self, epoch: int | None = None) -> None:
+        """Refused: the update count is the clock."""
+        raise TypeError('A schedule given as a function follows the update count by itself: do not step it.')
+
+    def follow(self, step_count: LongTermState) -> None:
+        """Take an optimizer's update count as the clock."""
+        if self.attached:
+            raise ValueError('A schedule given as a function follows one optimizer: make another one for this.')
+        self.attached, self.last_epoch = True, step_count
+
+
+def as_scheduler(lr: Any) -> LRScheduler:
+    """A scheduler as it is, a callable as :class:`OptaxSchedule`, a number as a constant."""
+    if isinstance(lr, LRScheduler):
+        return lr
+    return OptaxSchedule(lr) if callable(lr) else ConstantLR(lr, factor=1.0, total_iters=0)
