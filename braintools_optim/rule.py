@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -16,6 +16,9 @@ Slots = dict[str, Array]
 
 class Rule:
     """What an algorithm says about one weight; the :class:`Optimizer` does everything else."""
+
+    decays: ClassVar[bool] = False
+    """Whether :meth:`direction` applies ``hp.weight_decay`` itself, as LAMB does."""
 
     def check_options(self, hp: Hyperparameters) -> None:
         """Raise ``ValueError`` for hyperparameters that do not go together."""

@@ -63,7 +63,8 @@ def step(
     update_group = update_tree if isinstance(rule, TreeRule) else update_leaves
     first = 0
     for index, (keys, hp) in enumerate(groups):
-        hp = hp.with_values(step=new_memory['step'][first : first + len(keys)])
+        decay = 'by the rule' if rule.decays else 'decoupled' if hp.decoupled_weight_decay else 'coupled'
+        hp = hp.with_values(step=new_memory['step'][first : first + len(keys)], decay=decay)
         own = ({key: weights[key] for key in keys}, {key: gradients[key] for key in keys})
         updated, slots = update_group(rule, str(index), hp, shared, *own, memory, extra)
         new_weights |= updated
@@ -135,11 +136,11 @@ def clip_and_decay(g: Array, w: Array, hp: Hyperparameters, shared: Hyperparamet
         g = clip_by_value(g, shared.grad_clip_value)
     if hp.maximize:
         g = -g
-    return g if hp.decoupled_weight_decay else g + hp.weight_decay * w
+    return g + hp.weight_decay * w if hp.decay == 'coupled' else g
 
 
 def apply_direction(direction: Array, w: Array, hp: Hyperparameters) -> Array:
-    if hp.decoupled_weight_decay:
+    if hp.decay == 'decoupled':
         direction = direction + hp.weight_decay * w
     return w - hp.lr * direction
 
