@@ -93,11 +93,11 @@ class Optimizer(Rule, Node):
         self.step_count = OptimState(jnp.zeros((), jnp.int32))
         self.opt_state: OptimState | None = None
         self._follow(as_scheduler(lr))
-        # Flags and the schedule are part of the structure of this value: functions compiled already
-        # are compiled anew when they change. Numbers are leaves, and change without that.
+        # Flags, and which schedule it is, are part of the structure of this value: functions compiled
+        # already are compiled anew when they change. Numbers are leaves, and change without that.
         self.hyperparameters = OptimState(
             {
-                'shared': Hyperparameters.as_leaves({**shared, 'schedule': self.lr_scheduler}),
+                'shared': Hyperparameters.as_leaves({**shared, 'schedule': 'first'}),
                 'defaults': Hyperparameters.as_leaves(defaults),
                 'groups': [],
             }
@@ -183,7 +183,9 @@ class Optimizer(Rule, Node):
         arrays = {name: value for name, value in extra.items() if not callable(value)}
         functions = tuple((name, value) for name, value in extra.items() if callable(value))
         settings = (self.hyperparameters.value, self.lr_scheduler.position, self.step_count.value)
-        run = self._step if inside_transformation() else self._compiled
+        run = self._compiled
+        if inside_transformation():
+            run, settings = self._step, jax.tree.map(jnp.asarray, settings)  # vmap's trial run passes NumPy arrays
         memory, leaves, count = run(self.opt_state.value, leaves, gradients, settings, arrays, functions, scales)
         self.opt_state.value = memory
         self.step_count.value = count
@@ -203,9 +205,9 @@ class Optimizer(Rule, Node):
         hps, position, count = settings
         if scales is not None:
             gradients = [g * scale for g, scale in zip(gradients, scales, strict=True)]
-        schedule, keys = hps['shared'].schedule, self._weights.keys
+        keys = self._weights.keys
         groups = [
-            (group.keys, hp.with_values(lr=hp.lr_scale * schedule.rate(position, hp.lr)))
+            (group.keys, hp.with_values(lr=hp.lr_scale * self.lr_scheduler.rate(position, hp.lr)))
             for group, hp in zip(self._groups, hps['groups'], strict=True)
         ]
         weights, memory = step(
@@ -263,7 +265,7 @@ class Optimizer(Rule, Node):
             hp if 'lr' in group.own else hp.with_values(lr=to_leaf('lr', self._base_lr(i)))
             for i, (group, hp) in enumerate(zip(self._groups, hps['groups'], strict=True))
         ]
-        shared = hps['shared'].with_values(schedule=self.lr_scheduler)
+        shared = hps['shared'].with_values(schedule=f'after the {hps["shared"].schedule}')
         self.hyperparameters.value = {**hps, 'shared': shared, 'groups': groups}
 
     def _follow(self, scheduler: LRScheduler) -> None:

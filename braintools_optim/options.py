@@ -112,8 +112,8 @@ ANY_FINITE = Range(-math.inf, math.inf, low_open=True, high_open=True)
 
 
 def is_flag(value: Any) -> bool:
-    """Whether a hyperparameter is fixed when a step is compiled (``True``, ``None``, a name, a schedule)."""
-    return value is None or isinstance(value, (bool, str)) or callable(value)
+    """Whether a hyperparameter is fixed when a step is compiled (``True``, ``None``, a name)."""
+    return value is None or isinstance(value, (bool, str))
 
 
 def validate(name: str, value: Any, like: Any = 0.0) -> Any:
@@ -204,6 +204,9 @@ class Hyperparameters:
 
     def __getattr__(self, name: str) -> Any:  # reached only by a name that is not there
         raise AttributeError(f'{name!r} is no hyperparameter; there are {sorted(self.__dict__)}.')
+
+    def __repr__(self) -> str:
+        return f'Hyperparameters({", ".join(f"{name}={value}" for name, value in self.__dict__.items())})'
 
     @classmethod
     def as_leaves(cls, values: Mapping[str, Any]) -> Hyperparameters:

@@ -25,7 +25,8 @@ def init_memory(rule: Rule, group: str, weights: Leaves, hp: Hyperparameters) ->
     """The memory of a group before its first update: ``{'step': counts, slot: {weight: array}}``."""
     memory: Memory = {'step': jnp.zeros(len(weights), jnp.int32)}
     if isinstance(rule, TreeRule):
-        memory['tree'] = {group: rule.init_tree(dict(weights), hp)}
+        computed = {key: jnp.asarray(w, compute_dtype(w)) for key, w in weights.items()}
+        memory['tree'] = {group: rule.init_tree(computed, hp)}
     else:
         for key, w in weights.items():
             for slot, value in rule.init_slots(to_working(w), hp).items():

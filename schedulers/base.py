@@ -45,9 +45,14 @@ class LRScheduler(Node):
         rates = base_lr if isinstance(base_lr, (list, tuple)) else [base_lr]
         if not rates:
             raise ValueError(f'Invalid base_lr={base_lr!r}. Must be a number or a sequence of at least one.')
-        self.base_lrs: list[Any] = [validate('lr', rate) for rate in rates]
+        self.base_lrs: tuple[Any, ...] = tuple(validate('lr', rate) for rate in rates)
         self.last_epoch = LongTermState(jnp.asarray(max(validate('last_epoch', last_epoch), 0), jnp.int32))
         self.manual = LongTermState({'rate': _float(1.0), 'reference': _float(1.0)})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__ and name in {'base_lrs', *inspect.signature(type(self)).parameters} - {'last_epoch'}:
+            raise ValueError(f'{name} of a schedule is fixed. Build another {type(self).__name__} and assign it as lr.')
+        super().__setattr__(name, value)
 
     def formula(self, epoch: Array, base_lr: Any) -> Any:
         """The rate at an epoch (a number or an array, traced or not), without manual changes."""

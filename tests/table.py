@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import brainstate
+import jax.numpy as jnp
 import numpy as np
 
 import braintools_optim as bo
 
 STEPS = 200
+RECORDED = (1, 2, 5, 6, 7, 10, 50, STEPS)
 SCALES = (1e-6, 1e-3, 1.0, 1e3)
 SHAPES = ((), (3,), (2, 2))
 
@@ -102,15 +105,29 @@ def problem(steps: int = STEPS) -> tuple[dict[str, np.ndarray], dict[str, np.nda
     return tuple({k: v.astype(np.float32).astype(np.float64) for k, v in d.items()} for d in (weights, gradients))
 
 
-def deviation(path: dict[str, np.ndarray], reference: dict[str, np.ndarray], steps: Any = None) -> dict[str, float]:
-    """The worst deviation at any step over the distance travelled so far, for each tensor.
+def run(case: Case, dtype: Any, steps: int = STEPS) -> dict[str, np.ndarray]:
+    """Our weights after every update, the starting point first; all updates in one compiled loop."""
+    weights, gradients = problem(steps)
+    states = {key: brainstate.ParamState(jnp.asarray(w, dtype)) for key, w in weights.items()}
+    optimizer = case.build().register_trainable_weights(states)
 
-    Paths begin with the starting point. ``steps`` are those that ``path`` has, if not all.
-    """
+    def update(gradient: dict[str, Any]) -> dict[str, Any]:
+        optimizer.update(gradient)
+        return {key: state.value for key, state in states.items()}
+
+    path = brainstate.transform.for_loop(update, {key: jnp.asarray(g, dtype) for key, g in gradients.items()})
+    return {key: np.concatenate([weights[key][None].astype(dtype), path[key]]) for key in weights}
+
+
+def travelled(path: np.ndarray) -> np.ndarray:
+    """How far a tensor has moved after each update, all steps added up."""
+    return np.cumsum(np.max(np.abs(np.diff(path, axis=0)), axis=tuple(range(1, path.ndim))))
+
+
+def deviation(path: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> dict[str, float]:
+    """The worst deviation at any step over the distance travelled so far, for each tensor."""
     worst = {}
     for key, exact in reference.items():
-        axes = tuple(range(1, exact.ndim))
-        travelled = np.cumsum(np.max(np.abs(np.diff(exact, axis=0)), axis=axes))
-        error = np.max(np.abs(path[key].astype(np.float64) - exact), axis=axes)[1:]
-        worst[key] = float(np.max(error / travelled))
+        error = np.max(np.abs(path[key].astype(np.float64) - exact), axis=tuple(range(1, exact.ndim)))[1:]
+        worst[key] = float(np.max(error / travelled(exact)))
     return worst
