@@ -1,7 +1,7 @@
 """Stateful optimizers for brainstate models in JAX."""
 
 from braintools_optim import schedulers
-from braintools_optim.optax_optimizer import OptaxOptimizer
+from braintools_optim.optax_optimizer import OptaxOptimizer, to_optax
 from braintools_optim.optimizer import Optimizer, OptimState
 from braintools_optim.options import Decay, Hyperparameters
 from braintools_optim.rule import Rule
@@ -42,4 +42,5 @@ __all__ = [
     'UniqueStateManager',
     'WarmupScheduler',
     'schedulers',
+    'to_optax',
 ]

@@ -6,6 +6,8 @@ from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from braintools_optim.options import Hyperparameters
+
 if TYPE_CHECKING:
     from braintools_optim.optimizer import Optimizer
 
@@ -28,7 +30,8 @@ class ParamGroup(MutableMapping[str, Any]):
         self._optimizer, self._index = optimizer, index
 
     def _options(self) -> dict[str, Any]:
-        return self._optimizer.hyperparameters.value['groups'][self._index].plain().values()
+        hp: Hyperparameters = self._optimizer.hyperparameters.value['groups'][self._index]
+        return hp.plain().values()
 
     def __getitem__(self, name: str) -> Any:
         if name == 'lr':

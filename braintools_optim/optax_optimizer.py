@@ -1,17 +1,19 @@
-"""OptaxOptimizer: any optax transformation as an optimizer; and any rule as an optax transformation."""
+"""OptaxOptimizer: any optax transformation as an optimizer; to_optax: any optimizer as an optax transformation."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from braintools_optim.optimizer import LearningRate, Optimizer
 from braintools_optim.options import Hyperparameters
 from braintools_optim.rule import TreeRule
+from braintools_optim.step import Memory, init_memory, step
 
-__all__ = ['OptaxOptimizer']
+__all__ = ['OptaxOptimizer', 'to_optax']
 
 Array = jax.Array
 
@@ -79,3 +81,48 @@ class OptaxOptimizer(TreeRule, Optimizer):
     def step(self, grads: Any, *, loss_unit: Any = None, **extra: Any) -> None:
         """The same as :meth:`update`."""
         self.update(grads, loss_unit=loss_unit, **extra)
+
+
+class ToOptaxState(NamedTuple):
+    """The state of :func:`to_optax`: the number of updates, and the optimizer's memory by path."""
+
+    step_count: Array
+    memory: Memory
+
+
+def to_optax(optimizer: Optimizer) -> optax.GradientTransformationExtraArgs:
+    """An optimizer as a complete optax transformation: clipping, decay, rule and ``-lr``, to be chained.
+
+    It is a pure function: the options are those that the optimizer has now, a schedule follows the
+    count of the transformation's updates, and no State is touched.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, optax
+    >>> from braintools_optim import SGD
+    >>> tx = to_optax(SGD(lr=0.5, momentum=0.5))
+    >>> state = tx.init({'w': jnp.zeros(2)})
+    >>> updates, state = tx.update({'w': jnp.ones(2)}, state, {'w': jnp.zeros(2)})
+    >>> updates['w'].tolist()
+    [-0.5, -0.5]
+    """
+    hps, schedule = optimizer.hyperparameters.value, optimizer.lr_scheduler
+
+    def flat(tree: Any) -> dict[str, Array]:
+        return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+    def init(params: Any) -> ToOptaxState:
+        return ToOptaxState(
+            jnp.zeros((), jnp.int32), init_memory(optimizer, '0', flat(params), hps['defaults'].plain())
+        )
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        if params is None:
+            raise ValueError('update(updates, state, params) needs params: the weights decide on decay and precision.')
+        weights = flat(params)
+        groups = [(list(weights), hps['defaults'].with_values(lr=schedule.lr_at(state.step_count)))]
+        changes, memory = step(optimizer, hps['shared'], groups, weights, flat(updates), state.memory, extra, True)
+        tree = jax.tree.unflatten(jax.tree.structure(params), list(changes.values()))
+        return tree, ToOptaxState(state.step_count + 1, memory)
+
+    return optax.GradientTransformationExtraArgs(init, update)

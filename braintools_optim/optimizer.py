@@ -183,7 +183,7 @@ class Optimizer(Rule, Node):
         arrays = {name: value for name, value in extra.items() if not callable(value)}
         functions = tuple((name, value) for name, value in extra.items() if callable(value))
         settings = (self.hyperparameters.value, self.lr_scheduler.position, self.step_count.value)
-        run = self._compiled
+        run: Callable[..., Any] = self._compiled
         if inside_transformation():
             run, settings = self._step, jax.tree.map(jnp.asarray, settings)  # vmap's trial run passes NumPy arrays
         memory, leaves, count = run(self.opt_state.value, leaves, gradients, settings, arrays, functions, scales)
@@ -345,7 +345,7 @@ class Optimizer(Rule, Node):
                 f'the memory of each would be {new} instead of {old}.'
             )
 
-    def __deepcopy__(self, memo: Any) -> Any:
+    def __deepcopy__(self, memo: Any = None) -> Self:
         raise TypeError('An optimizer holds the weights of one model and cannot be copied: build another one.')
 
     def __repr__(self) -> str:

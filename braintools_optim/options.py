@@ -44,17 +44,19 @@ class Decay(NamedTuple):
     def average(self, mean: Array, sample: Array) -> Array:
         """The next value of the moving average ``mean`` after ``sample``."""
         slow = mean + self.complement * (sample - mean)  # exact in the complement, but cancels for a fast average
-        return jnp.where(self.complement < 0.5, slow, self.value * mean + self.complement * sample)
+        average: Array = jnp.where(self.complement < 0.5, slow, self.value * mean + self.complement * sample)
+        return average
 
     def correction(self, step: Array) -> Array:
         """``1 - value**step``, the share of a zero-started average that is data."""
         if self.in_double():
             return 1 - self.value**step  # to the bit what torch computes
-        return -jnp.expm1(step * self.log())
+        correction: Array = -jnp.expm1(step * self.log())
+        return correction
 
     def in_double(self) -> bool:
         """Whether there are digits to spare for the textbook formulas."""
-        return jnp.result_type(self.value) == jnp.float64
+        return bool(jnp.result_type(self.value) == jnp.float64)
 
     def log(self) -> Array:
         return jnp.log1p(-jnp.asarray(self.complement))
@@ -102,9 +104,55 @@ RANGES = {
     'T_max': POSITIVE,
     'total_iters': AT_LEAST_ZERO,
     'warmup_epochs': AT_LEAST_ZERO,
+    'start_factor': Range(0, 1, low_open=True),
+    'end_factor': UNIT,
+    'power': AT_LEAST_ZERO,
+    'milestones': AT_LEAST_ZERO,
+    'boundaries': AT_LEAST_ZERO,
+    'values': AT_LEAST_ZERO,
+    'decay_steps': POSITIVE,
+    'transition_begin': AT_LEAST_ZERO,
+    'end_value': AT_LEAST_ZERO,
+    'T_0': AT_LEAST_ONE,
+    'T_mult': AT_LEAST_ONE,
+    'max_lr': AT_LEAST_ZERO,
+    'min_lr': AT_LEAST_ZERO,
+    'warmup_start_lr': AT_LEAST_ZERO,
+    'step_size_up': POSITIVE,
+    'step_size_down': POSITIVE,
+    'base_momentum': BELOW_ONE,
+    'max_momentum': BELOW_ONE,
+    'total_steps': AT_LEAST_ONE,
+    'epochs': AT_LEAST_ONE,
+    'steps_per_epoch': AT_LEAST_ONE,
+    'pct_start': Range(0, 1, low_open=True, high_open=True),
+    'div_factor': POSITIVE,
+    'final_div_factor': POSITIVE,
+    'warmup_steps': AT_LEAST_ZERO,
+    'stable_steps': AT_LEAST_ZERO,
+    'patience': AT_LEAST_ZERO,
+    'cooldown': AT_LEAST_ZERO,
+    'threshold': AT_LEAST_ZERO,
     'last_epoch': Range(-1),
+    'epoch': AT_LEAST_ZERO,
 }
-INTEGERS = {'step_size', 'total_iters', 'warmup_epochs', 'last_epoch'}
+INTEGERS = {
+    'step_size',
+    'total_iters',
+    'warmup_epochs',
+    'last_epoch',
+    'epoch',
+    'milestones',
+    'T_0',
+    'T_mult',
+    'total_steps',
+    'epochs',
+    'steps_per_epoch',
+    'warmup_steps',
+    'stable_steps',
+    'patience',
+    'cooldown',
+}
 OPTIONAL = {'grad_clip_norm', 'grad_clip_value'}
 DECAYS = {'betas', 'alpha', 'dampening'}
 PAIRS = {'betas'}
@@ -145,7 +193,7 @@ def _validate_number(name: str, label: str, value: Any) -> Any:
         raise TypeError(f'Invalid {label}={value!r}. Must be a number.')
     try:
         number = as_number(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, AttributeError):
         raise TypeError(f'Invalid {label}={value!r}. Must be a number.') from None
     if name in INTEGERS and number != int(number):
         raise TypeError(f'Invalid {label}={value!r}. Must be an integer.')
@@ -188,7 +236,7 @@ def from_leaf(leaf: Any) -> Any:
 
 def constructor_signature(cls: type) -> inspect.Signature:
     """What ``inspect.signature`` should show of a class; brainstate's ``Node`` hides it."""
-    signature = inspect.signature(cls.__init__)
+    signature = inspect.signature(cls.__init__)  # type: ignore[misc]
     return signature.replace(parameters=list(signature.parameters.values())[1:], return_annotation=signature.empty)
 
 

@@ -1,4 +1,4 @@
-"""A rule: per weight leaf a gradient in, a direction out; and a rule as an optax transformation."""
+"""A rule: per weight leaf a gradient in, a direction out."""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ def init_memory(rule: Rule, group: str, weights: Leaves, hp: Hyperparameters) ->
         for key, w in weights.items():
             for slot, value in rule.init_slots(to_working(w), hp).items():
                 memory.setdefault(slot, {})[key] = value
-    return jax.tree.map(jnp.array, memory)  # copies: a step donates its memory, and may not donate a weight
+    copies: Memory = jax.tree.map(jnp.array, memory)  # a step donates its memory, and may not donate a weight
+    return copies
 
 
 def merge_memory(memory: Memory, fresh: Memory) -> Memory:
@@ -48,26 +49,31 @@ def step(
     gradients: Leaves,
     memory: Memory,
     extra: Mapping[str, Any],
+    changes_only: bool = False,
 ) -> tuple[dict[str, Array], Memory]:
-    """New weights and new memory.
+    """New weights (or only their changes) and new memory.
 
     ``shared`` holds what concerns all groups together, the clipping; ``groups`` is the names of the
     leaves and the hyperparameters of each group, in the order of ``memory['step']``; ``extra`` is
     what a :class:`TreeRule` is told besides the gradients.
     """
     check_gradients(weights, gradients)
+    common = {**shared.values(), 'changes_only': changes_only}
     if shared.grad_clip_norm is not None:
-        norm = global_norm(gradients.values())
-        shared = shared.with_values(factor=norm_clip_factor(norm, shared.grad_clip_norm))
+        common['clip_factor'] = norm_clip_factor(global_norm(gradients.values()), shared.grad_clip_norm)
     new_weights: dict[str, Array] = {}
     new_memory: Memory = {'step': memory['step'] + 1, **{slot: {} for slot in memory if slot != 'step'}}
-    update_group = update_tree if isinstance(rule, TreeRule) else update_leaves
     first = 0
     for index, (keys, hp) in enumerate(groups):
         decay = 'by the rule' if rule.decays else 'decoupled' if hp.decoupled_weight_decay else 'coupled'
-        hp = hp.with_values(step=new_memory['step'][first : first + len(keys)], decay=decay)
-        own = ({key: weights[key] for key in keys}, {key: gradients[key] for key in keys})
-        updated, slots = update_group(rule, str(index), hp, shared, *own, memory, extra)
+        hp = hp.with_values(**common, decay=decay, step=new_memory['step'][first : first + len(keys)])
+        own_weights, own_gradients = ({key: leaves[key] for key in keys} for leaves in (weights, gradients))
+        if isinstance(rule, TreeRule):
+            state = memory['tree'][str(index)]
+            updated, state = update_tree(rule, hp, own_weights, own_gradients, state, extra)
+            slots: Memory = {'tree': {str(index): state}}
+        else:
+            updated, slots = update_leaves(rule, hp, own_weights, own_gradients, memory)
         new_weights |= updated
         for slot, values in slots.items():
             new_memory[slot] |= values
@@ -76,24 +82,15 @@ def step(
 
 
 def update_leaves(
-    rule: Rule,
-    group: str,
-    hp: Hyperparameters,
-    shared: Hyperparameters,
-    weights: Leaves,
-    gradients: Leaves,
-    memory: Memory,
-    extra: Mapping[str, Any],
+    rule: Rule, hp: Hyperparameters, weights: Leaves, gradients: Leaves, memory: Memory
 ) -> tuple[dict[str, Array], Memory]:
     """One group under a rule that looks at one leaf at a time."""
 
     @jax.jit  # traced once for each distinct shape, however many leaves there are
-    def update_leaf(
-        w: Array, g: Array, slots: dict[str, Array], hp: Hyperparameters, shared: Hyperparameters
-    ) -> tuple[Array, dict[str, Array]]:
-        dtype, w, g = w.dtype, to_working(w), to_working(g.astype(w.dtype))
-        hp, shared = cast_floats((hp, shared), like=w)
-        direction, new_slots = rule.direction(clip_and_decay(g, w, hp, shared), w, slots, hp)
+    def update_leaf(w: Array, g: Array, slots: dict[str, Array], hp: Hyperparameters) -> tuple[Array, dict[str, Array]]:
+        dtype, g, w = w.dtype, to_working(g.astype(compute_dtype(w))), to_working(w)
+        hp = cast_floats(hp, like=w)
+        direction, new_slots = rule.direction(clip_and_decay(g, w, hp), w, slots, hp)
         new_slots = {name: new_slots[name].astype(slots[name].dtype) for name in slots}
         return from_working(apply_direction(direction, w, hp), dtype), new_slots
 
@@ -103,47 +100,41 @@ def update_leaves(
     for i, (key, w) in enumerate(weights.items()):
         own = hp.with_values(step=hp.step[i], **{name: value[i] for name, value in prepared.items()})
         slots = {slot: leaves[key] for slot, leaves in memory.items() if slot != 'step' and key in leaves}
-        new_weights[key], slots = update_leaf(w, gradients[key], slots, own, shared)
+        new_weights[key], slots = update_leaf(w, gradients[key], slots, own)
         for slot, value in slots.items():
             new_slots.setdefault(slot, {})[key] = value
     return new_weights, new_slots
 
 
 def update_tree(
-    rule: TreeRule,
-    group: str,
-    hp: Hyperparameters,
-    shared: Hyperparameters,
-    weights: Leaves,
-    gradients: Leaves,
-    memory: Memory,
-    extra: Mapping[str, Any],
-) -> tuple[dict[str, Array], Memory]:
+    rule: TreeRule, hp: Hyperparameters, weights: Leaves, gradients: Leaves, state: Any, extra: Mapping[str, Any]
+) -> tuple[dict[str, Array], Any]:
     """One group under a rule that looks at all its leaves together."""
-    dtypes = {key: w.dtype for key, w in weights.items()}
-    weights = {key: w.astype(compute_dtype(w)) for key, w in weights.items()}
-    hps = {key: cast_floats((hp, shared), like=w.real) for key, w in weights.items()}
-    gradients = {key: clip_and_decay(gradients[key].astype(w.dtype), w, *hps[key]) for key, w in weights.items()}
-    directions, state = rule.tree_direction(gradients, weights, memory['tree'][group], hp, extra)
-    new = {key: apply_direction(directions[key], w, hps[key][0]).astype(dtypes[key]) for key, w in weights.items()}
-    return new, {'tree': {group: state}}
+    computed = {key: w.astype(compute_dtype(w)) for key, w in weights.items()}
+    hps = {key: cast_floats(hp, like=w.real) for key, w in computed.items()}
+    seen = {key: clip_and_decay(gradients[key].astype(w.dtype), w, hps[key]) for key, w in computed.items()}
+    directions, state = rule.tree_direction(seen, computed, state, hp, extra)
+    new = {key: apply_direction(directions[key], w, hps[key]) for key, w in computed.items()}
+    return {key: new[key].astype(w.dtype) for key, w in weights.items()}, state
 
 
-def clip_and_decay(g: Array, w: Array, hp: Hyperparameters, shared: Hyperparameters) -> Array:
-    """The gradient as the rule sees it: by norm, then by value, then coupled decay."""
-    if shared.grad_clip_norm is not None:
-        g = g * shared.factor
-    if shared.grad_clip_value is not None:
-        g = clip_by_value(g, shared.grad_clip_value)
+def clip_and_decay(g: Array, w: Array, hp: Hyperparameters) -> Array:
+    """The gradient as the rule sees it: clipped by norm, then by value, then with coupled decay."""
+    if hp.grad_clip_norm is not None:
+        g = g * hp.clip_factor
+    if hp.grad_clip_value is not None:
+        g = clip_by_value(g, hp.grad_clip_value)
     if hp.maximize:
         g = -g
     return g + hp.weight_decay * w if hp.decay == 'coupled' else g
 
 
 def apply_direction(direction: Array, w: Array, hp: Hyperparameters) -> Array:
+    """The weight after its step along the direction, or the step alone."""
     if hp.decay == 'decoupled':
         direction = direction + hp.weight_decay * w
-    return w - hp.lr * direction
+    change: Array = hp.lr * direction
+    return w - change if not hp.changes_only else -change
 
 
 def check_gradients(weights: Leaves, gradients: Leaves) -> None:

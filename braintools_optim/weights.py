@@ -196,11 +196,10 @@ class Weights:
         leaves, structure = jax.tree.flatten(gradients)
         if (structure, loss_unit) not in self._orders:
             found = self._find(gradients)
-            for state, own, names in self._layouts:  # units stand in the structure of a Quantity: all else must agree
+            for state, own, names in self._layouts:  # units are part of a Quantity's structure: all else must agree
                 theirs = found[id(state)]
-                if jax.tree.structure(state.value, is_leaf=is_quantity) != jax.tree.structure(
-                    theirs, is_leaf=is_quantity
-                ):
+                plain: list[Any] = [jax.tree.structure(x, is_leaf=is_quantity) for x in (state.value, theirs)]
+                if plain[0] != plain[1]:
                     raise ValueError(
                         f'The gradient of {", ".join(names)} has the structure {jax.tree.structure(theirs)}, '
                         f'its weight {own}.'

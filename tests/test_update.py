@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -199,6 +200,12 @@ def test_raw_jax_jit_is_refused_and_changes_nothing() -> None:
 
 
 # dtypes, structure and memory
+
+
+def test_a_gradient_wider_than_its_weight_keeps_its_range() -> None:
+    w = brainstate.ParamState(jnp.zeros(1, 'float16'))
+    bo.SGD(1e-5).register_trainable_weights({'w': w}).update({'w': jnp.full(1, 1e5, 'float32')})
+    np.testing.assert_allclose(w.value, -1.0, rtol=1e-3)
 
 
 @every_optimizer
@@ -439,6 +446,22 @@ def test_optax_gives_the_same(ours: Callable[[], bo.Optimizer], theirs: optax.Gr
         updates, state = theirs.update({'layer': g['layers', 0, 'weight'], 'scale': g[('scale',)]}, state, params)
         params = optax.apply_updates(params, updates)
     assert_same([params['layer'], params['scale']], values(states), rtol=1e-6)
+
+
+@every_optimizer
+def test_an_optimizer_as_an_optax_transformation(optimizer: type[bo.Optimizer]) -> None:
+    build = functools.partial(optimizer, lr=optax.linear_schedule(0.1, 0.0, 10), grad_clip_norm=1.0, weight_decay=0.1)
+    states = model(jnp.float64)
+    opt = build().register_trainable_weights(states)
+    tx = optax.chain(optax.identity(), bo.to_optax(build()))
+    params = {'layer': {'bias': jnp.ones(3), 'weight': jnp.ones((2, 3))}, 'scale': jnp.asarray(2.0)}
+    state = tx.init(params)
+    for t in range(3):
+        g = gradients(t, jnp.float64)
+        opt.update(g)
+        updates, state = jax.jit(tx.update)({'layer': g['layers', 0, 'weight'], 'scale': g[('scale',)]}, state, params)
+        params = optax.apply_updates(params, updates)
+    assert_same([params['layer'], params['scale']], values(states), rtol=1e-12)
 
 
 def test_extra_arguments_reach_optax() -> None:

@@ -1,0 +1,54 @@
+# make demo | make test are all that is needed; the rest is for development. Each sets up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test torch lint types doctest docs bench golden check clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/examples.stamp
+	$(BIN)/python examples/train_spiking_digits.py
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest
+
+torch: $(VENV)/test.stamp $(VENV)/dev.stamp  # the tests that compare with torch, live
+	$(BIN)/python -m pytest tests/test_torch.py tests/test_options.py
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev.stamp
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+doctest: $(VENV)/test.stamp
+	$(BIN)/python -m pytest --doctest-modules braintools_optim
+
+docs: $(VENV)/docs.stamp
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+bench: $(VENV)/benchmarks.stamp
+	$(BIN)/python -m benchmarks
+
+golden: $(VENV)/dev.stamp $(VENV)/test.stamp
+	$(BIN)/python tests/golden/record.py
+
+check: test lint types doctest docs
+
+clean:
+	rm -rf $(VENV) build docs/_build *.egg-info
+
+$(VENV)/pip.stamp:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say which with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	touch $@
+
+$(VENV)/%.stamp: $(VENV)/pip.stamp pyproject.toml
+	@echo "Setting up $(VENV) for $* ..."
+	$(PIP) --editable '.[$*]'
+	touch $@

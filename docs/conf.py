@@ -1,0 +1,17 @@
+"""Sphinx: a small site from these pages and the docstrings."""
+
+project = 'braintools_optim'
+author = 'the braintools_optim developers'
+copyright = '2026, the braintools_optim developers'
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.autosummary', 'sphinx.ext.mathjax', 'sphinx.ext.napoleon']
+exclude_patterns = ['_build']
+html_theme = 'furo'
+html_title = 'braintools_optim'
+myst_enable_extensions = ['dollarmath', 'colon_fence']
+autodoc_member_order = 'bysource'
+autodoc_typehints = 'none'
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+default_role = 'any'
+suppress_warnings = ['ref.any']
