@@ -2,7 +2,7 @@
 
 from braintools_optim import schedulers
 from braintools_optim.optax_optimizer import OptaxOptimizer, to_optax
-from braintools_optim.optimizer import Optimizer, OptimState
+from braintools_optim.optimizer import Optimizer
 from braintools_optim.options import Decay, Hyperparameters
 from braintools_optim.rule import Rule
 from braintools_optim.rules import SGD, Adam, AdamW, Momentum, MomentumNesterov, RAdam, RMSprop
@@ -15,6 +15,7 @@ from braintools_optim.schedulers import (
     StepLR,
     WarmupScheduler,
 )
+from braintools_optim.settings import OptimState
 from braintools_optim.weights import UniqueStateManager
 
 __version__ = '0.1.0'

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-from braintools_optim.options import Hyperparameters
 
 if TYPE_CHECKING:
     from braintools_optim.optimizer import Optimizer
@@ -16,11 +14,10 @@ __all__ = ['Group', 'GroupRate', 'ParamGroup']
 
 @dataclass
 class Group:
-    """The names of its leaves, what was registered, and the names of the options that are its own."""
+    """The names of its leaves, and what was registered."""
 
     keys: list[str]
     params: Any
-    own: set[str] = field(default_factory=set)
 
 
 class ParamGroup(MutableMapping[str, Any]):
@@ -30,8 +27,7 @@ class ParamGroup(MutableMapping[str, Any]):
         self._optimizer, self._index = optimizer, index
 
     def _options(self) -> dict[str, Any]:
-        hp: Hyperparameters = self._optimizer.hyperparameters.value['groups'][self._index]
-        return hp.plain().values()
+        return self._optimizer.settings.plain(self._index)
 
     def __getitem__(self, name: str) -> Any:
         if name == 'lr':
@@ -46,7 +42,7 @@ class ParamGroup(MutableMapping[str, Any]):
         elif name == 'params':
             raise KeyError("The 'params' of a group are fixed; add_param_group adds weights.")
         else:
-            self._optimizer._set_option(name, value, self._index)
+            self._optimizer.settings.set(name, value, self._index, self._optimizer._check_change)
 
     def __delitem__(self, name: str) -> None:
         raise TypeError(f'A hyperparameter cannot be deleted: {name!r}.')
@@ -71,11 +67,11 @@ class GroupRate:
 
     @property
     def value(self) -> Any:
-        return self._optimizer._group_lr(self._index)
+        return self._optimizer.settings.lr_of(self._index)
 
     @value.setter
     def value(self, value: Any) -> None:
-        self._optimizer._set_group_lr(self._index, value)
+        self._optimizer.settings.set_lr_of(self._index, value, self._optimizer._check_change)
 
     def __float__(self) -> float:
         return float(self.value)

@@ -106,22 +106,22 @@ def to_optax(optimizer: Optimizer) -> optax.GradientTransformationExtraArgs:
     >>> updates['w'].tolist()
     [-0.5, -0.5]
     """
-    hps, schedule = optimizer.hyperparameters.value, optimizer.lr_scheduler
+    settings, schedule = optimizer.settings, optimizer.lr_scheduler
+    values, positions = settings.values.value, settings.positions
+    shared, options = (settings.part(values, positions, part) for part in ('shared', 'defaults'))
 
     def flat(tree: Any) -> dict[str, Array]:
         return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
     def init(params: Any) -> ToOptaxState:
-        return ToOptaxState(
-            jnp.zeros((), jnp.int32), init_memory(optimizer, '0', flat(params), hps['defaults'].plain())
-        )
+        return ToOptaxState(jnp.zeros((), jnp.int32), init_memory(optimizer, '0', flat(params), options.plain()))
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         if params is None:
             raise ValueError('update(updates, state, params) needs params: the weights decide on decay and precision.')
         weights = flat(params)
-        groups = [(list(weights), hps['defaults'].with_values(lr=schedule.lr_at(state.step_count)))]
-        changes, memory = step(optimizer, hps['shared'], groups, weights, flat(updates), state.memory, extra, True)
+        groups = [(list(weights), options.with_values(lr=schedule.lr_at(state.step_count)))]
+        changes, memory = step(optimizer, shared, groups, weights, flat(updates), state.memory, extra, True)
         tree = jax.tree.unflatten(jax.tree.structure(params), list(changes.values()))
         return tree, ToOptaxState(state.step_count + 1, memory)
 

@@ -239,7 +239,8 @@ def test_complex_weights_are_pairs_of_reals(optimizer: type[bo.Optimizer]) -> No
 def test_states_are_found_by_the_graph() -> None:
     opt = bo.Adam(bo.StepLR(0.1)).register_trainable_weights(model())
     found = {'.'.join(path) for path in brainstate.graph.states(opt)}
-    assert found == {'opt_state', 'step_count', 'hyperparameters', 'lr_scheduler.last_epoch', 'lr_scheduler.manual'}
+    schedule = {f'settings.lr_scheduler.{name}' for name in ('last_epoch', 'manual')}
+    assert found == {'opt_state', 'settings.step_count', 'settings.values'} | schedule
     names = ['layers.0.weight.bias', 'layers.0.weight.weight', 'scale']
     assert {slot: list(leaves) for slot, leaves in opt.opt_state.value.items() if slot != 'step'} == {
         'exp_avg': names,

@@ -1,0 +1,193 @@
+"""Settings: the options of an optimizer and of its groups, and the schedules that drive them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import brainstate
+from brainstate.graph import Node
+from jax.core import Tracer
+
+from braintools_optim.options import Decay, Hyperparameters, as_number, to_leaf, validate
+from braintools_optim.schedulers.base import LRScheduler
+from braintools_optim.schedulers.function import OptaxSchedule, as_scheduler
+
+__all__ = ['OptimState', 'Settings']
+
+Options = dict[str, Any]
+Schedules = dict[str, dict[str, LRScheduler]]  # by part and option
+Check = Callable[[Hyperparameters, Hyperparameters], None]  # of the options before and after a change
+
+
+class OptimState(brainstate.LongTermState):
+    """A State that an optimizer owns: its memory, its counter, its options."""
+
+
+class Settings(Node):
+    """Options in one State, by part: those shared by all groups together, the defaults, and each group's.
+
+    Flags, and which schedules there are, belong to the structure of the State's value: functions that
+    are compiled already are compiled anew when they change. Numbers are leaves, and change without that.
+    """
+
+    def __init__(self, lr: Any, shared: Options, defaults: Options, kinds: Mapping[str, Any], step_count: OptimState):
+        self.step_count = step_count
+        self.own: list[set[str]] = []  # of each group, the names of the options that are its own
+        self.schedules: Schedules = {}
+        shared, shared_schedules = split(shared, {})
+        defaults, default_schedules = split(defaults, kinds)
+        values = {
+            'shared': Hyperparameters.as_leaves({**shared, 'schedules': ''}),
+            'defaults': Hyperparameters.as_leaves(defaults),
+            'groups': [],
+        }
+        self.values = OptimState(values)
+        self.lr_scheduler = self._admitted(lr)
+        self._commit(values, {'shared': shared_schedules, 'defaults': default_schedules})
+
+    # what the next update takes
+
+    @property
+    def positions(self) -> dict[str, Any]:
+        """The values of the States of all schedules."""
+        options = {part: {name: s.position for name, s in own.items()} for part, own in self.schedules.items()}
+        return {'lr': self.lr_scheduler.position, 'options': options}
+
+    def part(self, values: Mapping[str, Any], positions: Mapping[str, Any], part: str | int) -> Hyperparameters:
+        """The options of a part (a group by its number), as schedules drive them; a pure function of the values."""
+        group = part if isinstance(part, int) else None
+        hp: Hyperparameters = values[str(part)] if group is None else values['groups'][group]
+        driven: Options = {}
+        for where in [str(part)] if group is None else ['defaults', str(group)]:
+            for name, schedule in self.schedules.get(where, {}).items():
+                if where != 'defaults' or group is None or name not in self.own[group]:
+                    driven[name] = to_leaf(name, schedule.rate(positions['options'][where][name]))
+        if part != 'shared' and getattr(self.lr_scheduler, 'cycle_momentum', False):
+            momentum = self.lr_scheduler.momentum_at(positions['lr']['epoch'], group or 0)
+            if 'momentum' in hp.values():
+                driven['momentum'] = momentum
+            else:
+                driven['betas'] = (Decay.of(momentum), *hp.betas[1:])
+        if group is not None:
+            driven['lr'] = hp.lr_scale * self.lr_scheduler.rate(positions['lr'], hp.lr, group)
+        return hp.with_values(**driven)
+
+    def plain(self, part: str | int) -> Options:
+        """The present options of a part as Python numbers and flags."""
+        return self.part(self.values.value, self.positions, part).plain().values()
+
+    def find(self, name: str) -> str | None:
+        """The part that an option of the whole optimizer belongs to; None if there is no such option."""
+        values = self.values.value if 'values' in self.__dict__ else {}  # the graph is putting this together
+        parts = [p for p in ('shared', 'defaults') if p in values and name in values[p].values()]
+        return parts[0] if parts and name != 'schedules' else None
+
+    # changes
+
+    def added(self, overrides: Options) -> tuple[Options, Callable[[], None]]:
+        """The options of one more group with ``overrides``; and what adds it."""
+        values = self.values.value
+        index = len(self.own)
+        options = {**values['defaults'].plain().values(), 'lr': self.base_lr_of(index)}
+        if unknown := overrides.keys() - options.keys():
+            raise TypeError(f'Unknown options of a group: {sorted(unknown)}. Must be among {sorted(options)}.')
+        if 'lr' in overrides and isinstance(self.lr_scheduler, OptaxSchedule):
+            raise ValueError('A schedule given as a function has no base rate: give the group an lr_scale, not an lr.')
+        own, schedules = split(overrides, options)
+        options |= own
+
+        def add() -> None:
+            self.own = [*self.own, set(own)]
+            groups = [*values['groups'], Hyperparameters.as_leaves(options)]
+            self._commit({**values, 'groups': groups}, {**self.schedules, str(index): schedules})
+
+        return options, add
+
+    def set(self, name: str, value: Any, group: int | None, check: Check) -> None:
+        """Change an option, of one group or of all that have not their own, from the next update on."""
+        values, part = self.values.value, self.find(name)
+        if part is None or (part == 'shared' and group is not None):
+            raise KeyError(f'{name!r} is no option. Must be among {sorted(values["defaults"].values())}.')
+        options, schedules = split({name: value}, values[part].plain().values())
+
+        def changed(hp: Hyperparameters) -> Hyperparameters:
+            if part != 'shared' and not isinstance(value, Tracer):
+                check(hp.plain(), hp.plain().with_values(**options))
+            return hp.with_values(**Hyperparameters.as_leaves(options).values())
+
+        if group is None:
+            values = {**values, part: changed(values[part])}
+        chosen = [
+            i == group or (group is None and part != 'shared' and name not in own) for i, own in enumerate(self.own)
+        ]
+        values['groups'] = [changed(hp) if c else hp for c, hp in zip(chosen, values['groups'], strict=True)]
+        where = part if group is None else str(group)
+        others = {n: s for n, s in self.schedules.get(where, {}).items() if n != name}
+        if group is not None:
+            self.own = [own | {name} if i == group else own for i, own in enumerate(self.own)]
+        self._commit(values, {**self.schedules, where: {**others, **schedules}})
+
+    def follow(self, lr: Any) -> None:
+        """Follow another schedule of the learning rate from now on."""
+        self.lr_scheduler = self._admitted(lr)
+        values = self.values.value
+        groups = [
+            hp if 'lr' in own else hp.with_values(lr=to_leaf('lr', self.base_lr_of(i)))
+            for i, (own, hp) in enumerate(zip(self.own, values['groups'], strict=True))
+        ]
+        self._commit({**values, 'groups': groups}, dict(self.schedules), renewed=True)
+
+    def _admitted(self, lr: Any) -> LRScheduler:
+        scheduler = as_scheduler(lr)
+        options = self.values.value['defaults'].values()
+        if getattr(scheduler, 'cycle_momentum', False) and options.keys().isdisjoint({'momentum', 'betas'}):
+            raise ValueError('Invalid cycle_momentum=True. This optimizer has neither momentum nor betas.')
+        if isinstance(scheduler, OptaxSchedule):
+            scheduler.follow(self.step_count)
+        return scheduler
+
+    def _commit(self, values: dict[str, Any], schedules: Schedules, renewed: bool = False) -> None:
+        """Write the options; the number of changes of schedules is a flag among them."""
+        for schedule in (s for own in schedules.values() for s in own.values()):
+            if isinstance(schedule, OptaxSchedule) and schedule.last_epoch is not self.step_count:
+                schedule.follow(self.step_count)
+        if renewed or schedules != self.schedules:
+            shared = values['shared']
+            values = {**values, 'shared': shared.with_values(schedules=shared.schedules + '+')}
+        self.schedules = schedules
+        self.values.value = values
+
+    # learning rates
+
+    def base_lr_of(self, group: int) -> Any:
+        """The rate from which the schedule drives a group that has no ``lr`` of its own."""
+        rates = self.lr_scheduler.base_lrs
+        return rates[min(group, len(rates) - 1)]
+
+    def lr_of(self, group: int) -> Any:
+        """The rate that a group applies."""
+        return as_number(self.part(self.values.value, self.positions, group).lr) if self.own else self.lr_scheduler()
+
+    def set_lr_of(self, group: int, value: Any, check: Check) -> None:
+        """Set the rate that a group applies: that of the schedule, if there is but one group."""
+        if len(self.own) == 1:
+            self.lr_scheduler.set_rate(value)
+            return
+        hp = self.values.value['groups'][group]
+        scheduled = as_number(self.lr_scheduler.rate(self.lr_scheduler.position, hp.lr, group))
+        if not isinstance(scheduled, Tracer) and scheduled == 0:
+            raise ValueError(f'Invalid lr={value!r} of group {group}. The schedule stands at zero: no factor gives it.')
+        self.set('lr_scale', validate('lr', value) / scheduled, group, check)
+
+
+def split(options: Options, kinds: Mapping[str, Any]) -> tuple[Options, dict[str, LRScheduler]]:
+    """Options as numbers and flags; and the schedules among them, whose base rates stand in their place."""
+    checked, schedules = {}, {}
+    for name, value in options.items():
+        kind = kinds.get(name, value)
+        if callable(value) and not isinstance(kind, (bool, str, tuple)):
+            schedules[name] = as_scheduler(value)
+            value = schedules[name].base_lrs[0]
+        checked[name] = validate(name, value, like=None if callable(kind) else kind)
+    return checked, schedules
