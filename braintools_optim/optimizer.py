@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from brainstate.graph import Node
 
+from braintools_optim import checkpoint
 from braintools_optim.groups import Group, ParamGroup
 from braintools_optim.options import Hyperparameters, constructor_signature
 from braintools_optim.rule import Rule
@@ -134,6 +135,15 @@ class Optimizer(Rule, Node):
     def param_states(self) -> UniqueStateManager:
         """The registered States, each once."""
         return self._weights.manager
+
+    @property
+    def weight_names(self) -> list[str]:
+        """The names of the registered weights' leaves, such as ``'layers.0.weight.bias'``."""
+        return self._weights.keys
+
+    def group_names(self, group: int) -> list[str]:
+        """Those of one group."""
+        return self._groups[group].keys
 
     # one update
 
@@ -264,6 +274,20 @@ class Optimizer(Rule, Node):
                 f'{changed} cannot be assigned once weights are registered: '
                 f'the memory of each would be {new} instead of {old}.'
             )
+
+    # checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next update depends on but the weights: plain numbers and NumPy arrays by path."""
+        return checkpoint.state_dict(self)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> list[str]:
+        """Go on from where :meth:`state_dict` was taken.
+
+        All differences in names, shapes, dtypes and flags are one ``ValueError`` that changes nothing;
+        with ``strict=False`` what fits is loaded and the differences are returned.
+        """
+        return checkpoint.load_state_dict(self, state_dict, strict)
 
     def __deepcopy__(self, memo: Any = None) -> Self:
         raise TypeError('An optimizer holds the weights of one model and cannot be copied: build another one.')

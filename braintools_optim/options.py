@@ -49,9 +49,8 @@ class Decay(NamedTuple):
 
     def correction(self, step: Array) -> Array:
         """``1 - value**step``, the share of a zero-started average that is data."""
-        if self.in_double():
-            return 1 - self.value**step  # to the bit what torch computes
-        correction: Array = -jnp.expm1(step * self.log())
+        # in float64 to the bit what torch computes
+        correction: Array = 1 - self.value**step if self.in_double() else -jnp.expm1(step * self.log())
         return correction
 
     def in_double(self) -> bool:
@@ -97,6 +96,21 @@ RANGES = {
     'alpha': BELOW_ONE,
     'momentum': UNIT,
     'dampening': UNIT,
+    'rho': UNIT,
+    'beta1': BELOW_ONE,
+    'eps_root': AT_LEAST_ZERO,
+    'lr_decay': AT_LEAST_ZERO,
+    'momentum_decay': AT_LEAST_ZERO,
+    'initial_accumulator_value': AT_LEAST_ZERO,
+    'lambd': AT_LEAST_ZERO,
+    't0': Range(0),
+    'etas': POSITIVE,
+    'step_sizes': Range(0),
+    'clip_threshold': POSITIVE,
+    'trust_coefficient': POSITIVE,
+    'mixing': AT_LEAST_ZERO,
+    'mixing_warmup': AT_LEAST_ZERO,
+    'beta3_warmup': AT_LEAST_ZERO,
     'factor': UNIT,
     'gamma': AT_LEAST_ZERO,
     'eta_min': AT_LEAST_ZERO,
@@ -152,9 +166,11 @@ INTEGERS = {
     'stable_steps',
     'patience',
     'cooldown',
+    'mixing_warmup',
+    'beta3_warmup',
 }
-OPTIONAL = {'grad_clip_norm', 'grad_clip_value'}
-DECAYS = {'betas', 'alpha', 'dampening'}
+OPTIONAL = {'grad_clip_norm', 'grad_clip_value', 'beta1'}
+DECAYS = {'betas', 'alpha', 'dampening', 'rho', 'beta1'}
 PAIRS = {'betas'}
 ANY_FINITE = Range(-math.inf, math.inf, low_open=True, high_open=True)
 
@@ -176,13 +192,13 @@ def validate(name: str, value: Any, like: Any = 0.0) -> Any:
             raise TypeError(f'Invalid {name}={value!r}. Must be a {type(like).__name__}.')
         return value
     if name in PAIRS or isinstance(like, tuple):
-        return _validate_pair(name, value)
+        return _validate_tuple(name, value, len(like) if isinstance(like, tuple) else 2)
     return _validate_number(name, name, value)
 
 
-def _validate_pair(name: str, value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f'Invalid {name}={value!r}. Must be a pair of numbers.')
+def _validate_tuple(name: str, value: Any, length: int) -> tuple[Any, ...]:
+    if not isinstance(value, (tuple, list)) or len(value) != length:
+        raise TypeError(f'Invalid {name}={value!r}. Must be {"a pair of" if length == 2 else length} numbers.')
     return tuple(_validate_number(name, f'{name}[{i}]', v) for i, v in enumerate(value))
 
 
@@ -240,7 +256,7 @@ def constructor_signature(cls: type) -> inspect.Signature:
     return signature.replace(parameters=list(signature.parameters.values())[1:], return_annotation=signature.empty)
 
 
-@jax.tree_util.register_pytree_node_class
+@jax.tree_util.register_pytree_with_keys_class
 class Hyperparameters:
     """What a rule reads: ``hp.lr``, ``hp.betas``, ``hp.step``, ``hp.amsgrad``, ...
 
@@ -272,9 +288,13 @@ class Hyperparameters:
         return Hyperparameters({**self.__dict__, **values})
 
     def tree_flatten(self) -> tuple[list[Any], tuple[Any, ...]]:
-        flags = tuple((k, v) for k, v in self.__dict__.items() if is_flag(v))
-        names = tuple(k for k, v in self.__dict__.items() if not is_flag(v))
-        return [self.__dict__[k] for k in names], (names, flags)
+        numbers = {name: value for name, value in self.__dict__.items() if not is_flag(value)}
+        flags = tuple((name, value) for name, value in self.__dict__.items() if is_flag(value))
+        return list(numbers.values()), (tuple(numbers), flags)
+
+    def tree_flatten_with_keys(self) -> tuple[list[Any], tuple[Any, ...]]:
+        children, aux = self.tree_flatten()
+        return [(jax.tree_util.GetAttrKey(name), child) for name, child in zip(aux[0], children, strict=True)], aux
 
     @classmethod
     def tree_unflatten(cls, aux: tuple[Any, ...], children: Any) -> Hyperparameters:

@@ -1,0 +1,123 @@
+"""Save, load into a fresh optimizer, go on: the next step is the same step, to the bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from table import OPTIMIZERS, SCHEDULERS
+
+import braintools_optim as bo
+
+
+def build(make: Callable[[], bo.Optimizer], values: Any = None, groups: int = 1) -> tuple[bo.Optimizer, dict[str, Any]]:
+    values = values or {
+        name: {'x': np.full((2, 2), 1.5, np.float32), 'y': np.float32(i)} for i, name in enumerate('abc')
+    }
+    states = {name: brainstate.ParamState(jax.tree.map(jnp.asarray, value)) for name, value in values.items()}
+    opt = make()
+    if groups == 1:
+        opt.register_trainable_weights(states)
+    else:
+        opt.register_trainable_weights({'a': states['a']})
+        opt.add_param_group({'b': states['b']}, lr=0.3, weight_decay=0.1)
+        opt.add_param_group({'c': states['c']}, lr_scale=0.5, maximize=True)
+    return opt, states
+
+
+def train(opt: bo.Optimizer, states: dict[str, Any], first: int, last: int) -> None:
+    for t in range(first, last):
+        opt.update(jax.tree.map(lambda w, t=t: jnp.sin(w + t).astype(w.dtype), {k: s.value for k, s in states.items()}))
+        opt.lr.step()
+
+
+def resumes(make: Callable[[], bo.Optimizer], groups: int = 1) -> None:
+    opt, states = build(make, groups=groups)
+    train(opt, states, 0, 3)
+    opt.lr = 0.07
+    saved, weights = opt.state_dict(), jax.tree.map(np.array, {k: s.value for k, s in states.items()})
+    train(opt, states, 3, 6)
+    again, others = build(make, weights, groups)
+    again.load_state_dict(saved)
+    assert (again.current_lr, int(again.step_count.value)) == (saved['lr'], saved['step_count']) == (0.07, 3)
+    train(again, others, 3, 6)
+    for name in states:
+        jax.tree.map(np.testing.assert_array_equal, states[name].value, others[name].value)
+    assert again.state_dict()['lr'] == opt.state_dict()['lr']
+
+
+@pytest.mark.parametrize('groups', [1, 3])
+@pytest.mark.parametrize('optimizer', OPTIMIZERS, ids=lambda o: o.__name__)
+def test_every_optimizer_resumes(optimizer: type[bo.Optimizer], groups: int) -> None:
+    resumes(lambda: optimizer(lr=bo.StepLR(0.1, 2, 0.5), grad_clip_norm=1.0), groups)
+
+
+@pytest.mark.parametrize('scheduler', SCHEDULERS)
+def test_every_schedule_resumes(scheduler: Callable[[], bo.LRScheduler]) -> None:
+    resumes(lambda: bo.SGD(scheduler(), weight_decay=bo.StepLR(0.1, 2, 0.5)))
+
+
+def test_a_state_dict_is_plain_and_apart() -> None:
+    opt, states = build(lambda: bo.Adam(0.1))
+    train(opt, states, 0, 2)
+    saved = opt.state_dict()
+    assert {'step_count', 'lr', 'base_lr', 'param_groups', 'opt_state'} <= saved.keys()
+    assert (saved['step_count'], saved['lr'], saved['base_lr']) == (2, 0.1, 0.1)
+    assert saved['opt_state']['exp_avg.a.x'].shape == (2, 2)
+    assert saved['opt_state']['step.a.x'] == 2
+    before = json.dumps(saved, default=lambda x: x.tolist())
+    train(opt, states, 2, 3)
+    assert json.dumps(saved, default=lambda x: x.tolist()) == before
+
+
+def test_loading_matches_by_path() -> None:
+    opt, states = build(lambda: bo.Adam(0.1))
+    train(opt, states, 0, 2)
+    opt.opt_state.value = {**opt.opt_state.value, 'step': jnp.arange(6, dtype=jnp.int32)}
+    again = bo.Adam(0.1).register_trainable_weights(dict(reversed(states.items())))
+    again.load_state_dict(opt.state_dict())
+    assert dict(zip(again.weight_names, again.opt_state.value['step'].tolist(), strict=True)) == {
+        'a.x': 0, 'a.y': 1, 'b.x': 2, 'b.y': 3, 'c.x': 4, 'c.y': 5
+    }  # fmt: skip
+
+
+WRONG = [
+    (lambda: bo.RAdam(0.1), r"optimizer: 'Adam' there, 'RAdam' here"),
+    (lambda: bo.Adam(0.1, amsgrad=True), r'param_groups\.0\.amsgrad: False there.*max_exp_avg_sq.*: not there'),
+    (lambda: bo.Adam(0.1, grad_clip_norm=1.0), r'param_groups\.0\.grad_clip_norm: None there'),
+    (lambda: bo.Adam(bo.WarmupScheduler(0.1), weight_decay=bo.StepLR(0.1)), r'weight_decay.last_epoch.*: not there'),
+]
+
+
+@pytest.mark.parametrize(('make', 'match'), WRONG)
+def test_what_does_not_fit_is_refused_as_a_whole(make: Callable[[], bo.Optimizer], match: str) -> None:
+    opt, states = build(lambda: bo.Adam(0.1))
+    train(opt, states, 0, 2)
+    other, others = build(make)
+    train(other, others, 0, 1)
+    before = other.state_dict()
+    with pytest.raises(ValueError, match=match):
+        other.load_state_dict(opt.state_dict())
+    assert jax.tree.all(jax.tree.map(np.array_equal, before, other.state_dict()))
+    problems = other.load_state_dict(opt.state_dict(), strict=False)
+    assert problems
+    assert int(other.step_count.value) == 2
+
+
+def test_shapes_dtypes_and_formats_are_checked() -> None:
+    opt, _ = build(lambda: bo.Adam(0.1))
+    good = opt.state_dict()
+    wrong = {**good, 'opt_state': {**good['opt_state'], 'exp_avg.a.x': np.zeros(3, np.float16)}}
+    with pytest.raises(ValueError, match=r'exp_avg\.a\.x: float16\[3\] there, float32\[2, 2\] here'):
+        opt.load_state_dict(wrong)
+    for foreign in ({}, {'format': 99}, None):
+        with pytest.raises(ValueError, match='Invalid format'):
+            opt.load_state_dict(foreign)
+    with pytest.raises(ValueError, match='must be called before'):
+        bo.Adam(0.1).load_state_dict(good)
