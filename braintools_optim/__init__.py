@@ -1,6 +1,7 @@
 """Stateful optimizers for brainstate models in JAX."""
 
 from braintools_optim import schedulers
+from braintools_optim.clipping import global_norm
 from braintools_optim.optax_optimizer import OptaxOptimizer, to_optax
 from braintools_optim.optimizer import Optimizer
 from braintools_optim.options import Decay, Hyperparameters
@@ -42,6 +43,7 @@ __all__ = [
     'StepLR',
     'UniqueStateManager',
     'WarmupScheduler',
+    'global_norm',
     'schedulers',
     'to_optax',
 ]

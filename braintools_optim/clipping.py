@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,14 @@ __all__ = ['clip_by_value', 'global_norm', 'norm_clip_factor']
 Array = jax.Array
 
 
-def global_norm(gradients: Iterable[Array]) -> Array:
-    """The 2-norm of all entries of all gradients, accumulated in float32 at least."""
+def global_norm(gradients: Any) -> Array:
+    """The 2-norm of all entries of a tree of gradients, accumulated in float32 at least; units do not count."""
 
     def sum_of_squares(g: Array) -> Array:
         g = jnp.asarray(g).astype(compute_dtype(g))
         return jnp.sum(jnp.real(g * jnp.conj(g)))
 
-    squares = [sum_of_squares(g) for g in gradients]
+    squares = [sum_of_squares(g) for g in jax.tree.leaves(gradients)]
     return jnp.sqrt(sum(squares, start=jnp.zeros((), jnp.float32)))
 
 

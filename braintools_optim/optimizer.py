@@ -119,6 +119,7 @@ class Optimizer(Rule, Node):
         leaves = dict(zip(weights.keys, weights.read(), strict=True))
         own = {key: leaves[key] for key in keys}
         memory = init_memory(self, str(len(self._groups)), own, Hyperparameters(options))
+        weights.settle()
         add_options()
         if self.opt_state is None:
             self.opt_state = OptimState(memory)

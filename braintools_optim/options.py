@@ -43,8 +43,10 @@ class Decay(NamedTuple):
 
     def average(self, mean: Array, sample: Array) -> Array:
         """The next value of the moving average ``mean`` after ``sample``."""
-        slow = mean + self.complement * (sample - mean)  # exact in the complement, but cancels for a fast average
-        average: Array = jnp.where(self.complement < 0.5, slow, self.value * mean + self.complement * sample)
+        # mean + complement * (sample - mean) is exact in the complement, but cancels where the average is fast
+        slow = self.complement < 0.5
+        keep, lean = jnp.where(slow, 1.0, self.value), jnp.where(slow, 1.0, 0.0)
+        average: Array = keep * mean + self.complement * (sample - lean * mean)
         return average
 
     def correction(self, step: Array) -> Array:
@@ -87,6 +89,7 @@ BELOW_ONE = Range(0, 1, high_open=True)
 
 RANGES = {
     'lr': AT_LEAST_ZERO,
+    'base_lr': AT_LEAST_ZERO,
     'lr_scale': AT_LEAST_ZERO,
     'eps': AT_LEAST_ZERO,
     'weight_decay': AT_LEAST_ZERO,
@@ -172,6 +175,7 @@ INTEGERS = {
 OPTIONAL = {'grad_clip_norm', 'grad_clip_value', 'beta1'}
 DECAYS = {'betas', 'alpha', 'dampening', 'rho', 'beta1'}
 PAIRS = {'betas'}
+OFF_AT_ZERO = {'weight_decay'}  # None for a compiled step while they are 0: reading a weight costs time
 ANY_FINITE = Range(-math.inf, math.inf, low_open=True, high_open=True)
 
 
@@ -205,18 +209,20 @@ def _validate_tuple(name: str, value: Any, length: int) -> tuple[Any, ...]:
 def _validate_number(name: str, label: str, value: Any) -> Any:
     if isinstance(value, Tracer):
         return value
-    if isinstance(value, (bool, np.bool_, str, brainunit.Quantity)) or np.ndim(value) != 0:
-        raise TypeError(f'Invalid {label}={value!r}. Must be a number.')
+    shown = repr(value) if len(repr(value)) < 80 else f'{repr(value)[:60]}...'
+    if isinstance(value, (bool, np.bool_, str, brainunit.Quantity, Mapping)) or np.ndim(value) != 0:
+        hint = ' Weights go to register_trainable_weights.' if name == 'lr' and isinstance(value, Mapping) else ''
+        raise TypeError(f'Invalid {label}={shown}. Must be a number.{hint}')
     try:
         number = as_number(value)
     except (TypeError, ValueError, AttributeError):
-        raise TypeError(f'Invalid {label}={value!r}. Must be a number.') from None
+        raise TypeError(f'Invalid {label}={shown}. Must be a number.') from None
     if name in INTEGERS and number != int(number):
-        raise TypeError(f'Invalid {label}={value!r}. Must be an integer.')
+        raise TypeError(f'Invalid {label}={shown}. Must be an integer.')
     allowed = RANGES.get(name, ANY_FINITE)
     if number not in allowed:
         meaning = ' (learning rate)' if name == 'lr' else ''
-        raise ValueError(f'Invalid {label}={value!r}{meaning}. Must be {allowed}.')
+        raise ValueError(f'Invalid {label}={shown}{meaning}. Must be {allowed}.')
     return number
 
 
@@ -234,6 +240,8 @@ def to_leaf(name: str, value: Any) -> Any:
     """A hyperparameter as a State holds it: numbers as arrays, decay rates as :class:`Decay`, flags as they are."""
     if is_flag(value):
         return value
+    if name in OFF_AT_ZERO and not isinstance(value, (jax.Array, np.ndarray)) and value == 0:
+        return None
     if isinstance(value, tuple):
         return tuple(to_leaf(name, v) for v in value)
     parts = Decay.of(value) if name in DECAYS else (value,)
@@ -241,13 +249,13 @@ def to_leaf(name: str, value: Any) -> Any:
     return Decay(*arrays) if name in DECAYS else arrays[0]
 
 
-def from_leaf(leaf: Any) -> Any:
+def from_leaf(name: str, leaf: Any) -> Any:
     """The inverse of :func:`to_leaf`."""
     if is_flag(leaf):
-        return leaf
+        return 0.0 if leaf is None and name in OFF_AT_ZERO else leaf
     if isinstance(leaf, Decay):
         return as_number(leaf.value)
-    return tuple(map(from_leaf, leaf)) if isinstance(leaf, tuple) else as_number(leaf)
+    return tuple(from_leaf(name, v) for v in leaf) if isinstance(leaf, tuple) else as_number(leaf)
 
 
 def constructor_signature(cls: type) -> inspect.Signature:
@@ -279,7 +287,7 @@ class Hyperparameters:
 
     def plain(self) -> Hyperparameters:
         """As Python numbers and flags."""
-        return Hyperparameters({name: from_leaf(leaf) for name, leaf in self.__dict__.items()})
+        return Hyperparameters({name: from_leaf(name, leaf) for name, leaf in self.__dict__.items()})
 
     def values(self) -> dict[str, Any]:
         return self.__dict__

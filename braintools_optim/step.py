@@ -60,12 +60,15 @@ def step(
     check_gradients(weights, gradients)
     common = {**shared.values(), 'changes_only': changes_only}
     if shared.grad_clip_norm is not None:
-        common['clip_factor'] = norm_clip_factor(global_norm(gradients.values()), shared.grad_clip_norm)
+        common['clip_factor'] = norm_clip_factor(global_norm(dict(gradients)), shared.grad_clip_norm)
     new_weights: dict[str, Array] = {}
     new_memory: Memory = {'step': memory['step'] + 1, **{slot: {} for slot in memory if slot != 'step'}}
     first = 0
     for index, (keys, hp) in enumerate(groups):
-        decay = 'by the rule' if rule.decays else 'decoupled' if hp.decoupled_weight_decay else 'coupled'
+        if rule.decays:
+            decay = 'by the rule'
+        else:
+            decay = None if hp.weight_decay is None else 'decoupled' if hp.decoupled_weight_decay else 'coupled'
         hp = hp.with_values(**common, decay=decay, step=new_memory['step'][first : first + len(keys)])
         own_weights, own_gradients = ({key: leaves[key] for key in keys} for leaves in (weights, gradients))
         if isinstance(rule, TreeRule):

@@ -188,6 +188,13 @@ class Weights:
             state.value = structure.unflatten(leaves[first : first + len(names)])
             first += len(names)
 
+    def settle(self) -> None:
+        """Give Python numbers and weakly typed arrays a type, which the first update would: it compiles once then."""
+        for state, structure, _ in self._layouts:
+            leaves = structure.flatten_up_to(state.value)
+            if any(getattr(leaf, 'weak_type', not hasattr(leaf, 'dtype')) for leaf in leaves):
+                state.value = structure.unflatten([jnp.asarray(leaf, jnp.result_type(leaf)) for leaf in leaves])
+
     def match(self, gradients: Any, loss_unit: Any = None) -> tuple[list[Any], Scales]:
         """The gradients' leaves in the order of ``keys``, and what they are to be multiplied by.
 

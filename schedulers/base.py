@@ -35,50 +35,63 @@ class LRScheduler(Node):
     """
 
     __signature__: ClassVar[inspect.Signature]
+    _by_group: ClassVar[bool] = False
     last_epoch: LongTermState
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.__signature__ = constructor_signature(cls)
+        cls._by_group = 'group' in inspect.signature(cls.formula).parameters
 
     def __init__(self, base_lr: float | Sequence[float] = 1e-3, last_epoch: int = 0):
         rates = base_lr if isinstance(base_lr, (list, tuple)) else [base_lr]
         if not rates:
             raise ValueError(f'Invalid base_lr={base_lr!r}. Must be a number or a sequence of at least one.')
-        self.base_lrs: tuple[Any, ...] = tuple(validate('lr', rate) for rate in rates)
+        self.base_lrs: tuple[Any, ...] = tuple(validate('base_lr', rate) for rate in rates)
         self.last_epoch = LongTermState(jnp.asarray(max(validate('last_epoch', last_epoch), 0), jnp.int32))
         self.manual = LongTermState({'rate': _float(1.0), 'reference': _float(1.0)})
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.__dict__ and name in {'base_lrs', *inspect.signature(type(self)).parameters} - {'last_epoch'}:
+        options = inspect.signature(type(self)).parameters
+        fixed = {'base_lrs', *options, *(f'{option}s' for option in options)} - {'last_epoch'}
+        if name in self.__dict__ and name in fixed:
             raise ValueError(f'{name} of a schedule is fixed. Build another {type(self).__name__} and assign it as lr.')
         super().__setattr__(name, value)
 
     def formula(self, epoch: Array, base_lr: Any) -> Any:
-        """The rate at an epoch (a number or an array, traced or not), without manual changes."""
+        """The rate at an epoch (a number or an array, traced or not), without manual changes.
+
+        A schedule with options of each parameter group takes ``group``, its place, as a third argument.
+        """
         raise NotImplementedError(f'{type(self).__name__} must define formula(epoch, base_lr).')
 
-    def lr_at(self, epoch: Any, base_lr: Any = None) -> Array:
+    def lr_at(self, epoch: Any, base_lr: Any = None, group: int = 0) -> Array:
         """The schedule's rate at ``epoch``: a number, an array (a whole curve) or a tracer."""
-        epoch = jnp.asarray(epoch)
-        rate = self.formula(epoch, self.base_lrs[0] if base_lr is None else base_lr)
+        epoch = as_epoch(epoch)
+        base_lr = self.base_lr_of(group) if base_lr is None else base_lr
+        formula: Callable[..., Any] = self.formula
+        rate = formula(epoch, base_lr, group) if self._by_group else formula(epoch, base_lr)
         return jnp.broadcast_to(_float(rate), epoch.shape)
+
+    def base_lr_of(self, group: int) -> Any:
+        """The base rate of a parameter group; those beyond the last have the last's."""
+        return entry(self.base_lrs, group)
 
     @property
     def position(self) -> Position:
         """The values of the States that the present rate depends on."""
         return {'epoch': self.last_epoch.value, 'manual': self.manual.value}
 
-    def rate(self, position: Position, base_lr: Any = None) -> Array:
+    def rate(self, position: Position, base_lr: Any = None, group: int = 0) -> Array:
         """The rate at a position, a pure function of it."""
-        scheduled = self.lr_at(position['epoch'], base_lr)
+        scheduled = self.lr_at(position['epoch'], base_lr, group)
         rate, reference = position['manual']['rate'], position['manual']['reference']
         scaled = scheduled / jnp.where(reference == 0, 1.0, reference) * rate
         return jnp.where(reference == 0, jnp.where(scheduled == 0, rate, scheduled), scaled)
 
     def set_rate(self, value: Any) -> None:
         """Make ``value`` the rate from now on; the rest of the schedule is rescaled in proportion."""
-        scheduled = self.lr_at(self.last_epoch.value)
+        scheduled = self.lr_at(self.position['epoch'])
         self.manual.value = {'rate': _float(validate('lr', value)), 'reference': scheduled}
 
     def apply(self, apply_fn: Callable[[Any], Any]) -> None:
@@ -87,7 +100,7 @@ class LRScheduler(Node):
 
     def step(self, epoch: int | None = None) -> None:
         """Advance by one epoch, or go to ``epoch``."""
-        following = self.last_epoch.value + 1 if epoch is None else validate('last_epoch', epoch)
+        following = self.last_epoch.value + 1 if epoch is None else validate('epoch', epoch)
         self.last_epoch.value = jnp.asarray(following, jnp.int32)
 
     def step_epoch(self) -> None:
@@ -104,14 +117,14 @@ class LRScheduler(Node):
     def get_lr(self) -> list[Any]:
         """The present rate for each base rate."""
         position = self.position
-        return [as_number(self.rate(position, base_lr)) for base_lr in self.base_lrs]
+        return [as_number(self.rate(position, base_lr, group)) for group, base_lr in enumerate(self.base_lrs)]
 
     get_last_lr = get_lr
 
     @property
-    def current_lrs(self) -> CurrentRates:
+    def current_lrs(self) -> Reading:
         """The present rates; ``.value`` is a list, one for each base rate."""
-        return CurrentRates(self)
+        return Reading(self.get_lr)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the schedule stands, as plain numbers."""
@@ -121,7 +134,7 @@ class LRScheduler(Node):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go to where :meth:`state_dict` was taken."""
         manual = state_dict.get('manual', {'rate': 1.0, 'reference': 1.0})
-        self.step(epoch=state_dict['last_epoch'])
+        self.last_epoch.value = jnp.asarray(validate('last_epoch', state_dict['last_epoch']), jnp.int32)
         self.manual.value = {name: _float(manual[name]) for name in ('rate', 'reference')}
 
     def attach_optimizer(self, optimizer: Any) -> None:
@@ -139,15 +152,30 @@ class LRScheduler(Node):
         return f'{type(self).__name__}({base}{shown}; epoch {self.last_epoch.value}, lr {self()})'
 
 
-class CurrentRates:
-    """``scheduler.current_lrs``: reads as a State that holds the present rates."""
+class Reading:
+    """What reads as a State, by ``.value``, and is worked out from the schedule's position."""
 
-    def __init__(self, scheduler: LRScheduler):
-        self._scheduler = scheduler
+    def __init__(self, read: Callable[[], Any]):
+        self._read = read
 
     @property
-    def value(self) -> list[Any]:
-        return self._scheduler.get_lr()
+    def value(self) -> Any:
+        return self._read()
+
+    def __repr__(self) -> str:
+        return f'Reading({self.value})'
+
+
+def entry(values: Sequence[Any], group: int) -> Any:
+    """The value of a parameter group, of a list with one for each; those beyond the last have the last's."""
+    return values[min(group, len(values) - 1)]
+
+
+def as_epoch(epoch: Any) -> Array:
+    """An epoch as an array of the default integers or floats: the quotients of int32 would be float32 at best."""
+    epoch = jnp.asarray(epoch)
+    kind = float if jnp.issubdtype(epoch.dtype, jnp.floating) else int
+    return jnp.asarray(epoch, jnp.result_type(kind))
 
 
 def _float(x: Any) -> Array:

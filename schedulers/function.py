@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from brainstate import LongTermState
 
+from braintools_optim.options import validate
 from braintools_optim.schedulers.base import LRScheduler
 from braintools_optim.schedulers.decay import ConstantLR
 
@@ -45,8 +47,11 @@ class OptaxSchedule(LRScheduler):
         self.attached = False
         super().__init__(1.0)
 
-    def formula(self, epoch: Array, base_lr: Any) -> Any:
-        return base_lr * self.function(epoch)
+    def lr_at(self, epoch: Any, base_lr: Any = None, group: int = 0) -> Array:
+        """The function's rate at a count, which it is given as it is: an integer may be an index."""
+        count = jnp.asarray(epoch)
+        rate = self.function(count) * (1.0 if base_lr is None else base_lr)
+        return jnp.broadcast_to(jnp.asarray(rate, jnp.result_type(float)), count.shape)
 
     def step(self, epoch: int | None = None) -> None:
         """Refused: the update count is the clock."""
@@ -63,4 +68,4 @@ def as_scheduler(lr: Any) -> LRScheduler:
     """A scheduler as it is, a callable as :class:`OptaxSchedule`, a number as a constant."""
     if isinstance(lr, LRScheduler):
         return lr
-    return OptaxSchedule(lr) if callable(lr) else ConstantLR(lr, factor=1.0, total_iters=0)
+    return OptaxSchedule(lr) if callable(lr) else ConstantLR(validate('lr', lr), factor=1.0, total_iters=0)

@@ -138,7 +138,7 @@ def test_vmap_updates_an_ensemble(optimizer: type[bo.Optimizer]) -> None:
 @every_optimizer
 def test_second_call_compiles_nothing(optimizer: type[bo.Optimizer]) -> None:
     states, scheduler = model(), bo.WarmupScheduler(0.1, 3)
-    opt = optimizer(lr=scheduler, grad_clip_norm=1.0).register_trainable_weights(states)
+    opt = optimizer(lr=scheduler, grad_clip_norm=1.0, weight_decay=0.01).register_trainable_weights(states)
     compiled = transform.jit(lambda g: opt.update(g))
     some, others = gradients(0.0), gradients(1.0)
     opt.update(some)
@@ -166,6 +166,20 @@ def test_schedulers_compile_once(scheduler: Callable[[], bo.LRScheduler]) -> Non
     with compilations(0):
         opt.lr.step()
         opt.update(others)
+
+
+def test_weakly_typed_weights_are_given_their_type_at_once() -> None:
+    states = {
+        'weak': brainstate.ParamState(jnp.broadcast_to(jnp.asarray(0.0), 3)),
+        'number': brainstate.ParamState(1.0),
+    }
+    opt = bo.Adam().register_trainable_weights(states)
+    g = {'weak': jnp.ones(3), 'number': jnp.asarray(1.0)}
+    opt.update(g)
+    with compilations(0):
+        opt.update(g)
+    mixed = {'volts': jnp.ones(2) * u.mV, 'gain': [jnp.ones(2)]}
+    assert float(bo.global_norm(mixed)) == 2.0
 
 
 def test_a_compiled_function_follows_every_option() -> None:
