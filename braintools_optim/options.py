@@ -217,7 +217,7 @@ def _validate_number(name: str, label: str, value: Any) -> Any:
         number = as_number(value)
     except (TypeError, ValueError, AttributeError):
         raise TypeError(f'Invalid {label}={shown}. Must be a number.') from None
-    if name in INTEGERS and number != int(number):
+    if name in INTEGERS and not float(number).is_integer():
         raise TypeError(f'Invalid {label}={shown}. Must be an integer.')
     allowed = RANGES.get(name, ANY_FINITE)
     if number not in allowed:

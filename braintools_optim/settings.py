@@ -92,8 +92,8 @@ class Settings(Node):
         options = {**values['defaults'].plain().values(), 'lr': self.base_lr_of(index)}
         if unknown := overrides.keys() - options.keys():
             raise TypeError(f'Unknown options of a group: {sorted(unknown)}. Must be among {sorted(options)}.')
-        if 'lr' in overrides and isinstance(self.lr_scheduler, OptaxSchedule):
-            raise ValueError('A schedule given as a function has no base rate: give the group an lr_scale, not an lr.')
+        if 'lr' in overrides and not self.lr_scheduler.uses_base_lr:
+            raise ValueError('The schedule has no base rate: give the group an lr_scale, not an lr.')
         own, schedules = split(overrides, options)
         options |= own
 

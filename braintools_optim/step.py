@@ -65,10 +65,10 @@ def step(
     new_memory: Memory = {'step': memory['step'] + 1, **{slot: {} for slot in memory if slot != 'step'}}
     first = 0
     for index, (keys, hp) in enumerate(groups):
-        if rule.decays:
-            decay = 'by the rule'
-        else:
-            decay = None if hp.weight_decay is None else 'decoupled' if hp.decoupled_weight_decay else 'coupled'
+        decay = 'decoupled' if hp.decoupled_weight_decay else 'coupled'
+        if rule.decays or hp.weight_decay is None:
+            decay = 'none'  # here: the rule applies it, or there is none
+            hp = hp.with_values(weight_decay=jnp.zeros(()) if hp.weight_decay is None else hp.weight_decay)
         hp = hp.with_values(**common, decay=decay, step=new_memory['step'][first : first + len(keys)])
         own_weights, own_gradients = ({key: leaves[key] for key in keys} for leaves in (weights, gradients))
         if isinstance(rule, TreeRule):

@@ -3,7 +3,7 @@
 project = 'braintools_optim'
 author = 'the braintools_optim developers'
 copyright = '2026, the braintools_optim developers'
-extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.autosummary', 'sphinx.ext.mathjax', 'sphinx.ext.napoleon']
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.mathjax', 'sphinx.ext.napoleon']
 exclude_patterns = ['_build']
 html_theme = 'furo'
 html_title = 'braintools_optim'

@@ -36,6 +36,8 @@ class LRScheduler(Node):
 
     __signature__: ClassVar[inspect.Signature]
     _by_group: ClassVar[bool] = False
+    uses_base_lr: ClassVar[bool] = True
+    """Whether the rate depends on a base rate; if not, a group's own ``lr`` would have no effect, and is refused."""
     last_epoch: LongTermState
 
     def __init_subclass__(cls) -> None:
@@ -91,6 +93,7 @@ class LRScheduler(Node):
 
     def set_rate(self, value: Any) -> None:
         """Make ``value`` the rate from now on; the rest of the schedule is rescaled in proportion."""
+        self._refuse_as_part()
         scheduled = self.lr_at(self.position['epoch'])
         self.manual.value = {'rate': _float(validate('lr', value)), 'reference': scheduled}
 
@@ -100,8 +103,15 @@ class LRScheduler(Node):
 
     def step(self, epoch: int | None = None) -> None:
         """Advance by one epoch, or go to ``epoch``."""
+        self._refuse_as_part()
         following = self.last_epoch.value + 1 if epoch is None else validate('epoch', epoch)
         self.last_epoch.value = jnp.asarray(following, jnp.int32)
+
+    def _refuse_as_part(self) -> None:
+        if self.__dict__.get('is_part'):
+            raise ValueError(
+                f'This {type(self).__name__} is a part of another schedule, which has the clock: use that.'
+            )
 
     def step_epoch(self) -> None:
         """Advance by one epoch."""
@@ -126,6 +136,25 @@ class LRScheduler(Node):
         """The present rates; ``.value`` is a list, one for each base rate."""
         return Reading(self.get_lr)
 
+    def plot(self, epochs: int = 100, ax: Any = None) -> Any:
+        """Draw the schedule's rate from epoch 0 on, and the momentum if it is cycled; return matplotlib's axes."""
+        if ax is None:
+            from matplotlib.figure import Figure
+
+            ax = Figure(figsize=(4.5, 3), layout='constrained').add_subplot()
+        at = jnp.arange(epochs + 1)
+        ax.plot(at, self.lr_at(at), color='C0')
+        ax.set(xlabel='epoch', ylabel='learning rate', ylim=(0, None))
+        if getattr(self, 'cycle_momentum', False):
+            twin = ax.twinx()
+            twin.plot(at, self.momentum_at(at), color='C1', linestyle='--')
+            twin.set_ylabel('momentum', color='C1')
+        return ax
+
+    def momentum_at(self, epoch: Any, group: int = 0) -> Array:
+        """The momentum at ``epoch``, of a schedule that cycles it."""
+        raise ValueError(f'{type(self).__name__} does not cycle the momentum.')
+
     def state_dict(self) -> dict[str, Any]:
         """Where the schedule stands, as plain numbers."""
         manual = {name: as_number(value) for name, value in self.manual.value.items()}
@@ -144,10 +173,9 @@ class LRScheduler(Node):
         optimizer.add_scheduler(self)
 
     def __repr__(self) -> str:
-        options = {
-            name: getattr(self, name) for name in inspect.signature(type(self)).parameters if hasattr(self, name)
-        }
-        shown = ''.join(f', {name}={value!r}' for name, value in options.items() if name != 'last_epoch')
+        names = [name for name in inspect.signature(type(self)).parameters if name not in ('base_lr', 'last_epoch')]
+        options = {name: self.__dict__.get(name, self.__dict__.get(f'{name}s')) for name in names}
+        shown = ''.join(f', {name}={value!r}' for name, value in options.items() if value is not None)
         base = self.base_lrs[0] if len(self.base_lrs) == 1 else self.base_lrs
         return f'{type(self).__name__}({base}{shown}; epoch {self.last_epoch.value}, lr {self()})'
 

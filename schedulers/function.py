@@ -40,6 +40,8 @@ class OptaxSchedule(LRScheduler):
     [1.0, 0.75, 0.0]
     """
 
+    uses_base_lr = False
+
     def __init__(self, function: Callable[[Any], Any]):
         if not callable(function):
             raise TypeError(f'Invalid function={function!r}. Must be callable.')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,14 +86,6 @@ CASES: list[Case] = [
 OPTIMIZERS = [
     bo.SGD, bo.Momentum, bo.MomentumNesterov, bo.Adam, bo.AdamW, bo.RAdam, bo.RMSprop, bo.OptaxOptimizer
 ]  # fmt: skip
-SCHEDULERS: list[Callable[[], bo.LRScheduler]] = [
-    lambda: bo.ConstantLR(0.1, factor=0.25, total_iters=7),
-    lambda: bo.StepLR(0.1, step_size=5, gamma=0.5),
-    lambda: bo.ExponentialLR(0.1, gamma=0.9),
-    lambda: bo.CosineAnnealingLR(0.1, T_max=20, eta_min=0.01),
-    lambda: bo.WarmupScheduler(0.1, warmup_epochs=6, warmup_start_lr=0.02),
-    lambda: bo.WarmupScheduler(bo.CosineAnnealingLR(0.1, T_max=20), warmup_epochs=5),
-]
 
 
 def problem(steps: int = STEPS) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from table import OPTIMIZERS, SCHEDULERS
+from schedule_table import DISTINCT
+from table import OPTIMIZERS
 
 import braintools_optim as bo
 
@@ -58,7 +59,7 @@ def test_every_optimizer_resumes(optimizer: type[bo.Optimizer], groups: int) -> 
     resumes(lambda: optimizer(lr=bo.StepLR(0.1, 2, 0.5), grad_clip_norm=1.0), groups)
 
 
-@pytest.mark.parametrize('scheduler', SCHEDULERS)
+@pytest.mark.parametrize('scheduler', [case.build for case in DISTINCT], ids=[case.name for case in DISTINCT])
 def test_every_schedule_resumes(scheduler: Callable[[], bo.LRScheduler]) -> None:
     resumes(lambda: bo.SGD(scheduler(), weight_decay=bo.StepLR(0.1, 2, 0.5)))
 

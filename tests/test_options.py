@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import brainstate
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from table import OPTIMIZERS, SCHEDULERS
+from table import OPTIMIZERS
 
 import braintools_optim as bo
 
@@ -302,51 +301,6 @@ def test_param_groups_read_as_in_torch_and_braintools() -> None:
 
 
 # the learning rate
-
-
-@pytest.mark.parametrize('scheduler', SCHEDULERS)
-@pytest.mark.parametrize('where', ['eager', 'jit', 'for_loop'])
-def test_the_rate_reported_is_the_rate_applied(scheduler: Callable[[], bo.LRScheduler], where: str) -> None:
-    schedule = scheduler()
-    opt = bo.SGD(schedule)
-    w = one_weight(opt)
-
-    def epoch(_: Any) -> Any:
-        before, reported = w.value, opt.lr()
-        opt.update({'w': jnp.asarray(-1.0)})
-        schedule.step()
-        return w.value - before, jnp.asarray(reported)
-
-    if where == 'for_loop':
-        applied, reported = brainstate.transform.for_loop(epoch, jnp.arange(60))
-    else:
-        run = brainstate.transform.jit(epoch) if where == 'jit' else epoch
-        applied, reported = np.array([run(jnp.asarray(0)) for _ in range(60)]).T
-    np.testing.assert_allclose(applied, reported, rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(applied, schedule.lr_at(np.arange(60)), rtol=1e-12, atol=1e-15)
-    assert int(schedule.last_epoch.value) == 60
-
-
-TORCH_SCHEDULERS = [
-    (lambda o, s: s.ConstantLR(o, 0.25, 7), lambda: bo.ConstantLR(0.1, 0.25, 7)),
-    (lambda o, s: s.StepLR(o, 5, 0.5), lambda: bo.StepLR(0.1, 5, 0.5)),
-    (lambda o, s: s.ExponentialLR(o, 0.9), lambda: bo.ExponentialLR(0.1, 0.9)),
-    (lambda o, s: s.CosineAnnealingLR(o, 20, 0.01), lambda: bo.CosineAnnealingLR(0.1, 20, 0.01, periodic=True)),
-    (lambda o, s: s.LinearLR(o, 0.2, 1.0, 6), lambda: bo.WarmupScheduler(0.1, 6, 0.02)),
-]
-
-
-@pytest.mark.parametrize(('theirs', 'ours'), TORCH_SCHEDULERS)
-def test_schedules_have_torchs_values(theirs: Any, ours: Callable[[], bo.LRScheduler]) -> None:
-    torch = pytest.importorskip('torch')
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    schedule = theirs(optimizer, torch.optim.lr_scheduler)
-    expected = []
-    for _ in range(60):
-        expected.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-    np.testing.assert_allclose(ours().lr_at(np.arange(60)), expected, rtol=1e-12, atol=1e-15)
 
 
 def test_a_callable_follows_the_update_count() -> None:

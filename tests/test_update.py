@@ -16,7 +16,8 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from table import OPTIMIZERS, SCHEDULERS
+from schedule_table import DISTINCT
+from table import OPTIMIZERS
 
 import braintools_optim as bo
 from braintools_optim.clipping import global_norm
@@ -156,7 +157,7 @@ def test_second_call_compiles_nothing(optimizer: type[bo.Optimizer]) -> None:
         compiled(others)
 
 
-@pytest.mark.parametrize('scheduler', SCHEDULERS)
+@pytest.mark.parametrize('scheduler', [case.build for case in DISTINCT], ids=[case.name for case in DISTINCT])
 def test_schedulers_compile_once(scheduler: Callable[[], bo.LRScheduler]) -> None:
     states = model()
     opt = bo.SGD(lr=scheduler()).register_trainable_weights(states)
