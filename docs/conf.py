@@ -1,5 +1,13 @@
 """Sphinx: a small site from these pages and the docstrings."""
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import gallery
+
+gallery.write(Path(__file__).parent)
+
 project = 'braintools_optim'
 author = 'the braintools_optim developers'
 copyright = '2026, the braintools_optim developers'
