@@ -55,6 +55,10 @@ class Decay(NamedTuple):
         correction: Array = 1 - self.value**step if self.in_double() else -jnp.expm1(step * self.log())
         return correction
 
+    def debias(self, step: Array) -> Array:
+        """What a zero-started average is multiplied by to be that of the data alone."""
+        return 1 / self.correction(step)
+
     def in_double(self) -> bool:
         """Whether there are digits to spare for the textbook formulas."""
         return bool(jnp.result_type(self.value) == jnp.float64)
@@ -271,14 +275,20 @@ class Hyperparameters:
     Numbers are traced arrays (decay rates are :class:`Decay`); flags are Python values.
     """
 
-    def __init__(self, values: Mapping[str, Any]):
-        self.__dict__.update(values)
+    __slots__ = ('_flat', '_values')
 
-    def __getattr__(self, name: str) -> Any:  # reached only by a name that is not there
-        raise AttributeError(f'{name!r} is no hyperparameter; there are {sorted(self.__dict__)}.')
+    def __init__(self, values: Mapping[str, Any]):
+        self._values = dict(values)
+        self._flat: Any = None  # flattened at every call of a compiled function, and never changed
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError(f'{name!r} is no hyperparameter; there are {sorted(self._values)}.') from None
 
     def __repr__(self) -> str:
-        return f'Hyperparameters({", ".join(f"{name}={value}" for name, value in self.__dict__.items())})'
+        return f'Hyperparameters({", ".join(f"{name}={value}" for name, value in self._values.items())})'
 
     @classmethod
     def as_leaves(cls, values: Mapping[str, Any]) -> Hyperparameters:
@@ -287,18 +297,20 @@ class Hyperparameters:
 
     def plain(self) -> Hyperparameters:
         """As Python numbers and flags."""
-        return Hyperparameters({name: from_leaf(name, leaf) for name, leaf in self.__dict__.items()})
+        return Hyperparameters({name: from_leaf(name, leaf) for name, leaf in self._values.items()})
 
     def values(self) -> dict[str, Any]:
-        return self.__dict__
+        return self._values
 
     def with_values(self, **values: Any) -> Hyperparameters:
-        return Hyperparameters({**self.__dict__, **values})
+        return Hyperparameters({**self._values, **values})
 
-    def tree_flatten(self) -> tuple[list[Any], tuple[Any, ...]]:
-        numbers = {name: value for name, value in self.__dict__.items() if not is_flag(value)}
-        flags = tuple((name, value) for name, value in self.__dict__.items() if is_flag(value))
-        return list(numbers.values()), (tuple(numbers), flags)
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        if self._flat is None:
+            numbers = {name: value for name, value in self._values.items() if not is_flag(value)}
+            flags = tuple((name, value) for name, value in self._values.items() if is_flag(value))
+            self._flat = tuple(numbers.values()), (tuple(numbers), flags)
+        return self._flat
 
     def tree_flatten_with_keys(self) -> tuple[list[Any], tuple[Any, ...]]:
         children, aux = self.tree_flatten()

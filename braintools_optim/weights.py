@@ -17,6 +17,7 @@ __all__ = ['UniqueStateManager', 'Weights', 'flatten_states', 'inside_transforma
 
 Path = tuple[Any, ...]
 Scales = tuple[float, ...] | None
+LEAF = jax.tree.structure(0)
 
 
 def inside_transformation() -> bool:
@@ -185,8 +186,9 @@ class Weights:
     def write(self, leaves: Sequence[Any]) -> None:
         first = 0
         for state, structure, names in self._layouts:
-            state.value = structure.unflatten(leaves[first : first + len(names)])
-            first += len(names)
+            last = first + len(names)
+            state.value = leaves[first] if structure == LEAF else structure.unflatten(leaves[first:last])
+            first = last
 
     def settle(self) -> None:
         """Give Python numbers and weakly typed arrays a type, which the first update would: it compiles once then."""

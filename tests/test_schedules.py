@@ -496,3 +496,33 @@ def test_refused(make: Callable[[], Any], error: type[Exception], message: str) 
 def test_the_table_has_every_schedule() -> None:
     built = {type(case.build()).__name__ for case in CASES} | {'ReduceLROnPlateau'}
     assert built == set(s.__all__) - {'LRScheduler', 'OptaxSchedule'}
+
+
+@pytest.mark.parametrize('case', DISTINCT, ids=lambda case: case.name)
+@pytest.mark.parametrize('jitted', [False, True])
+def test_a_rate_set_by_hand_acts_at_once_and_rescales_the_rest(case: Case, jitted: bool) -> None:
+    schedule = case.build()
+    optimizer = bo.SGD(schedule)
+    w = brainstate.ParamState(jnp.asarray(0.0))
+    optimizer.register_trainable_weights({'w': w})
+    wrap = brainstate.transform.jit if jitted else lambda f: f
+    move = wrap(lambda: optimizer.update({'w': jnp.asarray(-1.0)}))
+    halve = wrap(lambda: optimizer.lr_apply(lambda lr: lr / 2))
+
+    def moved() -> float:
+        before = float(w.value)
+        move()
+        return float(w.value) - before
+
+    for _ in range(3):
+        schedule.step()
+    scheduled = np.asarray(schedule.lr_at(np.arange(8)), np.float64)
+    halve()
+    assert moved() == pytest.approx(scheduled[3] / 2, rel=1e-12, abs=1e-15)
+    wrap(lambda rate: setattr(optimizer, 'lr', rate))(0.125)
+    assert moved() == pytest.approx(0.125, rel=1e-12)
+    for epoch in range(4, 8):
+        schedule.step()
+        rest = 0.125 * scheduled[epoch] / scheduled[3] if scheduled[3] else (scheduled[epoch] or 0.125)
+        assert optimizer.current_lr == pytest.approx(rest, rel=1e-12, abs=1e-15)
+        assert moved() == pytest.approx(rest, rel=1e-12, abs=1e-13)

@@ -33,7 +33,9 @@ def test_float64(case: Case) -> None:
         assert max(deviation(path, torch_path(case, 'float64', STEPS)).values()) < 1e-12
 
 
-@cases
+@pytest.mark.parametrize(
+    'case', [case for case in CASES if not dict(case.options).get('maximize')], ids=lambda case: case.name
+)
 @pytest.mark.usefixtures('float32')
 def test_float32(case: Case) -> None:
     path = run(case, np.float32)

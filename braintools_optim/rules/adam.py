@@ -18,13 +18,13 @@ Array = jax.Array
 
 
 class Moments(Optimizer):
-    """The first and second moments of the gradient and the corrections for their start at zero."""
+    """The first and second moments of the gradient, and what takes the bias of their start at zero away."""
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return {'exp_avg': jnp.zeros_like(w), 'exp_avg_sq': jnp.zeros_like(w)}
 
     def prepare(self, hp: Hyperparameters) -> dict[str, Array]:
-        return {f'bias_correction{i}': beta.correction(hp.step) for i, beta in enumerate(hp.betas, 1)}
+        return {f'debias{i}': beta.debias(hp.step) for i, beta in enumerate(hp.betas, 1)}
 
     def moments(self, g: Array, slots: Slots, hp: Hyperparameters) -> Slots:
         beta1, beta2 = hp.betas
@@ -111,7 +111,7 @@ class Adam(Moments):
         second = new['exp_avg_sq']
         if hp.amsgrad:
             second = new['max_exp_avg_sq'] = jnp.maximum(slots['max_exp_avg_sq'], second)
-        return new['exp_avg'] / hp.bias_correction1 / (sqrt(second / hp.bias_correction2) + hp.eps), new
+        return hp.debias1 * new['exp_avg'] / (sqrt(hp.debias2 * second) + hp.eps), new
 
 
 class AdamW(Adam):
@@ -242,14 +242,13 @@ class RAdam(Moments):
         rectified = rho > 5
         rho, rho_inf = jnp.where(rectified, rho, 6.0), jnp.where(rectified, rho_inf, 6.0)  # no NaN in derivatives
         ratio = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
-        corrections = super().prepare(hp)
-        rate = jnp.sqrt(ratio * corrections['bias_correction2'])
-        return corrections | {'rectified': rectified, 'rectified_rate': rate}
+        rate = jnp.sqrt(ratio * hp.betas[1].correction(hp.step))
+        return super().prepare(hp) | {'rectified': rectified, 'rectified_rate': rate}
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         new = self.moments(g, slots, hp)
         adaptive = hp.rectified_rate / (sqrt(new['exp_avg_sq']) + hp.eps)
-        return new['exp_avg'] / hp.bias_correction1 * jnp.where(hp.rectified, adaptive, 1.0), new
+        return hp.debias1 * new['exp_avg'] * jnp.where(hp.rectified, adaptive, 1.0), new
 
 
 def sma_length(beta: Decay, step: Array) -> tuple[Array, Array]:

@@ -1,0 +1,128 @@
+"""One step of Adam, by this library and by its peers, on the same weights and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import braintools_optim as bo
+
+__all__ = ['PEERS', 'MissingPeerError']
+
+Step = Callable[[], Any]
+Gradients = dict[str, jax.Array]
+
+
+class MissingPeerError(Exception):
+    """A peer is not installed."""
+
+
+def ours(gradients: Gradients, clip: float | None) -> Step:
+    """``update``, called eagerly."""
+    states = {name: brainstate.ParamState(jnp.ones_like(g)) for name, g in gradients.items()}
+    optimizer = bo.Adam(1e-3, grad_clip_norm=clip).register_trainable_weights(states)
+
+    def step() -> Any:
+        optimizer.update(gradients)
+        return [state.value for state in states.values()]
+
+    return step
+
+
+def by_hand(gradients: Gradients, clip: float | None) -> Step:
+    """The same mathematics on plain lists under ``jax.jit``, all buffers donated."""
+    g = list(gradients.values())
+
+    def update(w: Any, m: Any, v: Any, t: Any, g: Any) -> Any:
+        t = t + 1
+        if clip is not None:
+            norm = jnp.sqrt(sum(jnp.sum(x * x) for x in g))
+            g = [x * jnp.minimum(1.0, clip / (norm + 1e-6)) for x in g]
+        debias1, debias2 = 1 / (1 - 0.9**t), 1 / (1 - 0.999**t)
+        m = [a + 0.1 * (x - a) for a, x in zip(m, g, strict=True)]
+        v = [a + 0.001 * (x * x - a) for a, x in zip(v, g, strict=True)]
+        w = [p - 1e-3 * (debias1 * a / (jnp.sqrt(debias2 * b) + 1e-8)) for p, a, b in zip(w, m, v, strict=True)]
+        return w, m, v, t
+
+    compiled = jax.jit(update, donate_argnums=(0, 1, 2, 3))
+    state = [jnp.ones_like(x) for x in g], [jnp.zeros_like(x) for x in g], [jnp.zeros_like(x) for x in g], jnp.zeros(())
+
+    def step() -> Any:
+        nonlocal state
+        state = compiled(*state, g)
+        return state[0]
+
+    return step
+
+
+def optax_chain(gradients: Gradients, clip: float | None) -> Step:
+    """optax's transformations in a chain under ``jax.jit``, all buffers donated."""
+    clipping = [optax.clip_by_global_norm(clip)] if clip is not None else []
+    tx = optax.chain(*clipping, optax.scale_by_adam(), optax.scale(-1e-3))
+
+    def update(params: Any, state: Any, g: Any) -> Any:
+        updates, state = tx.update(g, state, params)
+        return optax.apply_updates(params, updates), state
+
+    compiled = jax.jit(update, donate_argnums=(0, 1))
+    params = {name: jnp.ones_like(g) for name, g in gradients.items()}
+    carry = params, tx.init(params)
+
+    def step() -> Any:
+        nonlocal carry
+        carry = compiled(*carry, gradients)
+        return carry[0]
+
+    return step
+
+
+def braintools(gradients: Gradients, clip: float | None) -> Step:
+    """braintools.optim's ``update``, called eagerly."""
+    try:
+        from braintools.optim import Adam
+    except ImportError as error:
+        raise MissingPeerError('braintools') from error
+    states = {name: brainstate.ParamState(jnp.ones_like(g)) for name, g in gradients.items()}
+    optimizer = Adam(lr=1e-3, grad_clip_norm=clip)
+    optimizer.register_trainable_weights(states)
+
+    def step() -> Any:
+        optimizer.update(gradients)
+        return [state.value for state in states.values()]
+
+    return step
+
+
+def torch_fused(gradients: Gradients, clip: float | None) -> Step:
+    """torch's ``clip_grad_norm_`` and ``Adam(fused=True)``."""
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingPeerError('torch') from error
+    parameters = [torch.nn.Parameter(torch.ones(g.shape)) for g in gradients.values()]
+    for parameter, g in zip(parameters, gradients.values(), strict=True):
+        parameter.grad = torch.from_numpy(np.array(g))
+    optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True)
+
+    def step() -> Any:
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+        return []
+
+    return step
+
+
+PEERS: dict[str, Callable[[Gradients, float | None], Step]] = {
+    'ours': ours,
+    'by hand': by_hand,
+    'optax': optax_chain,
+    'torch fused': torch_fused,
+    'braintools': braintools,
+}
