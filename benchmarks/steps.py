@@ -24,9 +24,19 @@ class MissingPeerError(Exception):
 
 
 def ours(gradients: Gradients, clip: float | None) -> Step:
-    """``update``, called eagerly."""
+    """``update``, called eagerly, as it comes: the weights' buffers are not donated."""
+    return _ours(gradients, clip, donate_weights=False)
+
+
+def ours_donating(gradients: Gradients, clip: float | None) -> Step:
+    """The same with ``donate_weights``."""
+    return _ours(gradients, clip, donate_weights=True)
+
+
+def _ours(gradients: Gradients, clip: float | None, donate_weights: bool) -> Step:
     states = {name: brainstate.ParamState(jnp.ones_like(g)) for name, g in gradients.items()}
     optimizer = bo.Adam(1e-3, grad_clip_norm=clip).register_trainable_weights(states)
+    optimizer.donate_weights = donate_weights
 
     def step() -> Any:
         optimizer.update(gradients)
@@ -121,6 +131,7 @@ def torch_fused(gradients: Gradients, clip: float | None) -> Step:
 
 PEERS: dict[str, Callable[[Gradients, float | None], Step]] = {
     'ours': ours,
+    'donating': ours_donating,
     'by hand': by_hand,
     'optax': optax_chain,
     'torch fused': torch_fused,

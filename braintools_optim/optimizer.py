@@ -58,6 +58,8 @@ class Optimizer(Rule, Node):
     """
 
     __signature__: ClassVar[inspect.Signature]
+    donate_weights: bool = False
+    """Whether an update outside ``jit`` may reuse the weights' buffers: arrays got from ``w.value`` before are lost."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -89,7 +91,7 @@ class Optimizer(Rule, Node):
         self.check_options(settings.values.value['defaults'].plain())
         self._weights = Weights()
         self._groups: list[Group] = []
-        self._compiled = jax.jit(self._step, donate_argnums=0, static_argnums=(5, 6))
+        self._compiled = [jax.jit(self._step, donate_argnums=d, static_argnums=(5, 6)) for d in (0, (0, 1))]
         self.settings = settings  # last: from here on assigning an option goes through it
 
     # weights and groups
@@ -171,7 +173,7 @@ class Optimizer(Rule, Node):
         arrays = {name: value for name, value in extra.items() if not callable(value)}
         functions = tuple((name, value) for name, value in extra.items() if callable(value))
         settings = (self.settings.values.value, self.settings.positions, self.step_count.value)
-        run: Callable[..., Any] = self._compiled
+        run: Callable[..., Any] = self._compiled[self.donate_weights]
         if inside_transformation():
             run, settings = self._step, jax.tree.map(jnp.asarray, settings)  # vmap's trial run passes NumPy arrays
         memory, leaves, count = run(self.opt_state.value, leaves, gradients, settings, arrays, functions, scales)

@@ -270,6 +270,11 @@ def test_the_memory_is_donated_and_the_weights_are_not() -> None:
     opt.update(gradients())
     assert float(held) == 2.0
     assert memory['exp_avg']['scale'].is_deleted()
+    opt.donate_weights = True
+    held = states[('scale',)].value
+    opt.update(gradients())
+    assert held.is_deleted()
+    assert np.isfinite(states[('scale',)].value)
 
 
 def test_weights_added_later_start_their_own_memory() -> None:
