@@ -61,7 +61,8 @@ def load_state_dict(optimizer: Optimizer, state: Mapping[str, Any], strict: bool
 
 def named_states(optimizer: Optimizer) -> dict[str, brainstate.State]:
     """All States of the optimizer, those of its schedules too, by path."""
-    return {'.'.join(map(str, path)): state for path, state in brainstate.graph.states(optimizer).items()}
+    found: Any = brainstate.graph.states(optimizer)
+    return {'.'.join(map(str, path)): state for path, state in found.items()}
 
 
 def keyed(optimizer: Optimizer, name: str, value: Any) -> Any:

@@ -78,6 +78,9 @@ class OptaxOptimizer(TreeRule, Optimizer):
         """Update the weights in place; ``extra`` goes to the transformation, such as ``value=loss``."""
         self._update(grads, loss_unit, extra)
 
+    def _update_knowing(self, grads: Any, value: Any, value_fn: Any) -> None:
+        self._update(grads, None, {'value': value, 'value_fn': value_fn})
+
     def step(self, grads: Any, *, loss_unit: Any = None, **extra: Any) -> None:
         """The same as :meth:`update`."""
         self.update(grads, loss_unit=loss_unit, **extra)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
+import brainstate
 import jax
 import jax.numpy as jnp
 from brainstate.graph import Node
@@ -91,7 +92,8 @@ class Optimizer(Rule, Node):
         self.check_options(settings.values.value['defaults'].plain())
         self._weights = Weights()
         self._groups: list[Group] = []
-        self._compiled = [jax.jit(self._step, donate_argnums=d, static_argnums=(5, 6)) for d in (0, (0, 1))]
+        self._compiled = [jax.jit(self._step, donate_argnums=d, static_argnums=5) for d in (0, (0, 1))]
+        self._jitted: dict[Any, Any] = {}
         self.settings = settings  # last: from here on assigning an option goes through it
 
     # weights and groups
@@ -165,21 +167,58 @@ class Optimizer(Rule, Node):
         """The same as :meth:`update`."""
         self.update(grads, loss_unit=loss_unit)
 
+    def minimize(self, loss_fn: Callable[..., Any], *args: Any, has_aux: bool = False) -> Any:
+        """Take the gradient of ``loss_fn(*args)`` with respect to the weights, update them, return the loss (and aux).
+
+        All in one compiled function, kept for ``loss_fn``: give the same function each time, not a new ``lambda``.
+        A line search is given the loss, too.
+        """
+
+        def run(*args: Any) -> Any:
+            grad: Any = brainstate.transform.grad(
+                lambda: loss_fn(*args), self.param_states.to_pytree(), return_value=True, has_aux=has_aux
+            )
+            grads, *results = grad()
+            self._update_knowing(grads, results[0], lambda: loss_fn(*args)[0] if has_aux else loss_fn(*args))
+            return tuple(results) if has_aux else results[0]
+
+        if self.opt_state is None:
+            raise ValueError('register_trainable_weights must be called before minimize.')
+        if inside_transformation():
+            return run(*args)
+        return self._jit((loss_fn, has_aux), run)(*args)
+
+    def _update_knowing(self, grads: Any, value: Any, value_fn: Callable[[], Any]) -> None:
+        """Update with a loss at hand, for those who can use it."""
+        self._update(grads, None, {})
+
     def _update(self, grads: Any, loss_unit: Any, extra: Mapping[str, Any]) -> None:
         if self.opt_state is None:
             raise ValueError('register_trainable_weights must be called before step.')
+        functions = tuple((name, value) for name, value in extra.items() if callable(value))
+        if functions and not inside_transformation():  # brainstate's jit follows the States that they read
+            arrays = {name: value for name, value in extra.items() if not callable(value)}
+            self._jit(
+                (functions, loss_unit), lambda grads, arrays: self._update(grads, loss_unit, arrays | dict(functions))
+            )(grads, arrays)
+            return
         leaves = self._weights.read()
         gradients, scales = self._weights.match(grads, loss_unit)
-        arrays = {name: value for name, value in extra.items() if not callable(value)}
-        functions = tuple((name, value) for name, value in extra.items() if callable(value))
         settings = (self.settings.values.value, self.settings.positions, self.step_count.value)
         run: Callable[..., Any] = self._compiled[self.donate_weights]
         if inside_transformation():
             run, settings = self._step, jax.tree.map(jnp.asarray, settings)  # vmap's trial run passes NumPy arrays
-        memory, leaves, count = run(self.opt_state.value, leaves, gradients, settings, arrays, functions, scales)
+        memory, leaves, count = run(self.opt_state.value, leaves, gradients, settings, extra, scales)
         self.opt_state.value = memory
         self.step_count.value = count
         self._weights.write(leaves)
+
+    def _jit(self, key: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function under brainstate's jit, kept by what it does."""
+        if key not in self._jitted:
+            self._jitted[key] = brainstate.transform.jit(function)
+        jitted: Callable[..., Any] = self._jitted[key]
+        return jitted
 
     def _step(
         self,
@@ -187,8 +226,7 @@ class Optimizer(Rule, Node):
         leaves: list[Any],
         gradients: list[Any],
         settings: tuple[Any, Any, Any],
-        arrays: Mapping[str, Any],
-        functions: tuple[tuple[str, Any], ...],
+        extra: Mapping[str, Any],
         scales: Scales,
     ) -> tuple[Memory, list[Any], Any]:
         """The update as a pure function of the values of the States."""
@@ -204,7 +242,7 @@ class Optimizer(Rule, Node):
             dict(zip(keys, leaves, strict=True)),
             dict(zip(keys, gradients, strict=True)),
             memory,
-            {**arrays, **dict(functions)},
+            extra,
         )
         return memory, [weights[key] for key in keys], count + 1
 
@@ -270,12 +308,15 @@ class Optimizer(Rule, Node):
     def _check_change(self, before: Hyperparameters, after: Hyperparameters) -> None:
         """Refuse options that do not go together, or change what the rule remembers of weights it has already."""
         self.check_options(after)
-        old, new = (sorted(self.init_slots(jnp.zeros(()), hp)) for hp in (before, after))
-        if self._groups and old != new:
+        if self.decays and after.decoupled_weight_decay:
+            raise ValueError(f'Invalid decoupled_weight_decay=True. {type(self).__name__} applies weight_decay itself.')
+        old, new = (self.init_slots(jnp.zeros((1, 1)), hp) for hp in (before, after))
+        same = old.keys() == new.keys() and all(jnp.array_equal(old[slot], new[slot]) for slot in old)
+        if self._groups and not same:
             changed = {k: v for k, v in after.values().items() if v != before.values()[k]}
             raise ValueError(
-                f'{changed} cannot be assigned once weights are registered: '
-                f'the memory of each would be {new} instead of {old}.'
+                f'{changed} cannot be assigned once weights are registered: the memory of each '
+                f'would begin as {sorted(new)}, and it is {sorted(old)}.'
             )
 
     # checkpoints

@@ -310,7 +310,8 @@ class Hyperparameters:
             numbers = {name: value for name, value in self._values.items() if not is_flag(value)}
             flags = tuple((name, value) for name, value in self._values.items() if is_flag(value))
             self._flat = tuple(numbers.values()), (tuple(numbers), flags)
-        return self._flat
+        flat: tuple[tuple[Any, ...], tuple[Any, ...]] = self._flat
+        return flat
 
     def tree_flatten_with_keys(self) -> tuple[list[Any], tuple[Any, ...]]:
         children, aux = self.tree_flatten()

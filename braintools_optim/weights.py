@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import brainstate
@@ -189,6 +190,24 @@ class Weights:
             last = first + len(names)
             state.value = leaves[first] if structure == LEAF else structure.unflatten(leaves[first:last])
             first = last
+
+    def as_tree(self, leaves: Mapping[str, Any]) -> dict[Any, Any]:
+        """The weights' values as a nested dict under the registered names, with these leaves."""
+        with self.replaced(leaves):
+            return self.manager.to_pytree_value()
+
+    @contextmanager
+    def replaced(self, leaves: Mapping[str, Any]) -> Iterator[None]:
+        """The States hold these leaves for a while, tracers too."""
+        before = [state.value for state, _, _ in self._layouts]
+        try:
+            for (state, structure, names), value in zip(self._layouts, before, strict=True):
+                own = zip(names, jax.tree.leaves(value), strict=True)
+                state.restore_value(structure.unflatten([leaves.get(name, leaf) for name, leaf in own]))
+            yield
+        finally:
+            for (state, _, _), value in zip(self._layouts, before, strict=True):
+                state.restore_value(value)
 
     def settle(self) -> None:
         """Give Python numbers and weakly typed arrays a type, which the first update would: it compiles once then."""

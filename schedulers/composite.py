@@ -135,8 +135,8 @@ class PerUpdate(LRScheduler):
 
     Examples
     --------
-    >>> from braintools_optim import LinearLR
-    >>> PerUpdate(LinearLR(1.0, 0.0, 1.0, total_iters=2), steps_per_epoch=4).lr_at([0, 4, 6, 8]).tolist()
+    >>> from braintools_optim import WarmupScheduler
+    >>> PerUpdate(WarmupScheduler(1.0, warmup_epochs=2), steps_per_epoch=4).lr_at([0, 4, 6, 8]).tolist()
     [0.0, 0.5, 0.75, 1.0]
     """
 

@@ -225,7 +225,7 @@ def test_assigning_acts_on_the_next_update(cls: Any, options: dict[str, Any], as
 def test_a_change_of_memory_is_refused() -> None:
     opt = bo.SGD(0.1)
     w = one_weight(opt)
-    with pytest.raises(ValueError, match=r"{'momentum': 0\.9} cannot be .* would be \['momentum_buffer'\]"):
+    with pytest.raises(ValueError, match=r"{'momentum': 0\.9} cannot be .* would begin as \['momentum_buffer'\]"):
         opt.momentum = 0.9
     assert opt.momentum == 0.0
     with pytest.raises(ValueError, match='Invalid weight_decay'):
@@ -235,6 +235,14 @@ def test_a_change_of_memory_is_refused() -> None:
     with pytest.raises(KeyError, match='is no option'):
         opt.param_groups[0]['eps'] = 1.0
     assert moved(opt, w) == 0.1
+    for other, name, value in [
+        (bo.Adagrad(0.1), 'initial_accumulator_value', 0.5),
+        (bo.Adafactor(0.1), 'factored', False),
+        (bo.Lamb(0.1), 'decoupled_weight_decay', True),
+    ]:
+        one_weight(other)
+        with pytest.raises(ValueError, match=name):
+            setattr(other, name, value)
     bo.SGD(0.1).momentum = 0.5  # before registration there is nothing to change
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import brainstate
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiling import compilations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from schedule_table import DISTINCT
@@ -24,18 +24,6 @@ from braintools_optim.clipping import global_norm
 
 every_optimizer = pytest.mark.parametrize('optimizer', OPTIMIZERS, ids=lambda o: o.__name__)
 transform = brainstate.transform
-
-COMPILATIONS: list[str] = []
-jax.monitoring.register_event_duration_secs_listener(
-    lambda event, _, **__: COMPILATIONS.append(event) if event.endswith('backend_compile_duration') else None
-)
-
-
-@contextmanager
-def compilations(count: int) -> Iterator[None]:
-    before = len(COMPILATIONS)
-    yield
-    assert len(COMPILATIONS) - before == count
 
 
 def model(dtype: Any = jnp.float32) -> dict[Any, brainstate.ParamState]:

@@ -1,7 +1,47 @@
 """The algorithms, a file a family."""
 
+from braintools_optim.rules.adafactor import Adafactor
 from braintools_optim.rules.adam import Adam, AdamW, RAdam
+from braintools_optim.rules.adaptive import SM3, Adadelta, Adagrad
+from braintools_optim.rules.averaged import ASGD
+from braintools_optim.rules.layerwise import Fromage, Lamb, Lars, Novograd
+from braintools_optim.rules.moments import ADOPT, AdaBelief, Adamax, AdEMAMix, Yogi
+from braintools_optim.rules.nesterov import Adan, NAdam, Nadam, NAdamW
 from braintools_optim.rules.rmsprop import RMSprop
 from braintools_optim.rules.sgd import SGD, Momentum, MomentumNesterov
+from braintools_optim.rules.sign import Lion, Rprop, SignSGD, Signum
+from braintools_optim.rules.whole_tree import LBFGS, Lookahead
 
-__all__ = ['SGD', 'Adam', 'AdamW', 'Momentum', 'MomentumNesterov', 'RAdam', 'RMSprop']
+__all__ = [
+    'ADOPT',
+    'ASGD',
+    'LBFGS',
+    'SGD',
+    'SM3',
+    'AdEMAMix',
+    'AdaBelief',
+    'Adadelta',
+    'Adafactor',
+    'Adagrad',
+    'Adam',
+    'AdamW',
+    'Adamax',
+    'Adan',
+    'Fromage',
+    'Lamb',
+    'Lars',
+    'Lion',
+    'Lookahead',
+    'Momentum',
+    'MomentumNesterov',
+    'NAdam',
+    'NAdamW',
+    'Nadam',
+    'Novograd',
+    'RAdam',
+    'RMSprop',
+    'Rprop',
+    'SignSGD',
+    'Signum',
+    'Yogi',
+]

@@ -1,0 +1,21 @@
+"""Counting compilations, by jax's own events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jax
+
+COMPILATIONS: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, _, **__: COMPILATIONS.append(event) if event.endswith('backend_compile_duration') else None
+)
+
+
+@contextmanager
+def compilations(count: int) -> Iterator[None]:
+    """Assert that so many things are compiled inside."""
+    before = len(COMPILATIONS)
+    yield
+    assert len(COMPILATIONS) - before == count
