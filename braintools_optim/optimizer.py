@@ -20,7 +20,7 @@ from braintools_optim.settings import OptimState, Settings
 from braintools_optim.step import Memory, init_memory, merge_memory, step
 from braintools_optim.weights import Scales, UniqueStateManager, Weights, inside_transformation
 
-__all__ = ['LearningRate', 'Optimizer']
+__all__ = ['LearningRate', 'Optimizer', 'given']
 
 LearningRate = float | LRScheduler | Callable[[Any], Any]
 
@@ -343,3 +343,8 @@ class Optimizer(Rule, Node):
 
 
 Optimizer.__signature__ = constructor_signature(Optimizer)
+
+
+def given(arguments: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
+    """The arguments of a constructor by name, from its ``locals()``: each option goes on under its own name."""
+    return {name: value for name, value in arguments.items() if name not in ('self', '__class__', *left_out)}

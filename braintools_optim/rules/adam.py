@@ -7,7 +7,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.optimizer import LearningRate, Optimizer
+from braintools_optim.optimizer import LearningRate, Optimizer, given
 from braintools_optim.options import Decay, Hyperparameters
 from braintools_optim.precision import sqrt
 from braintools_optim.rule import Slots
@@ -91,17 +91,8 @@ class Adam(Moments):
         beta1: float | None = None,
         beta2: float | None = None,
     ):
-        super().__init__(
-            lr,
-            grad_clip_norm,
-            grad_clip_value,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay,
-            maximize=maximize,
-            betas=with_deprecated(betas, beta1, beta2),
-            eps=eps,
-            amsgrad=amsgrad,
-        )
+        betas = with_deprecated(betas, beta1, beta2)
+        super().__init__(**given(locals(), 'beta1', 'beta2'))
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return super().init_slots(w, hp) | ({'max_exp_avg_sq': jnp.zeros_like(w)} if hp.amsgrad else {})
@@ -155,17 +146,7 @@ class AdamW(Adam):
         amsgrad: bool = False,
         maximize: bool = False,
     ):
-        super().__init__(
-            lr,
-            betas,
-            eps,
-            weight_decay,
-            amsgrad,
-            grad_clip_norm,
-            grad_clip_value,
-            decoupled_weight_decay=True,
-            maximize=maximize,
-        )
+        super().__init__(**given(locals()), decoupled_weight_decay=True)
 
 
 class RAdam(Moments):
@@ -226,16 +207,7 @@ class RAdam(Moments):
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
     ):
-        super().__init__(
-            lr,
-            grad_clip_norm,
-            grad_clip_value,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay,
-            maximize=maximize,
-            betas=betas,
-            eps=eps,
-        )
+        super().__init__(**given(locals()))
 
     def prepare(self, hp: Hyperparameters) -> dict[str, Array]:
         rho_inf, rho = sma_length(hp.betas[1], hp.step)

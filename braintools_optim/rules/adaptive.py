@@ -7,7 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.optimizer import LearningRate, Optimizer
+from braintools_optim.optimizer import LearningRate, Optimizer, given
 from braintools_optim.options import Hyperparameters
 from braintools_optim.precision import sqrt
 from braintools_optim.rule import Slots
@@ -68,16 +68,7 @@ class Adagrad(Optimizer):
         *,
         maximize: bool = False,
     ):
-        super().__init__(
-            lr,
-            grad_clip_norm,
-            grad_clip_value,
-            weight_decay=weight_decay,
-            maximize=maximize,
-            lr_decay=lr_decay,
-            initial_accumulator_value=initial_accumulator_value,
-            eps=eps,
-        )
+        super().__init__(**given(locals()))
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return {'sum': jnp.full_like(w, hp.initial_accumulator_value)}
@@ -139,9 +130,7 @@ class Adadelta(Optimizer):
         *,
         maximize: bool = False,
     ):
-        super().__init__(
-            lr, grad_clip_norm, grad_clip_value, weight_decay=weight_decay, maximize=maximize, rho=rho, eps=eps
-        )
+        super().__init__(**given(locals()))
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return dict.fromkeys(('square_avg', 'acc_delta'), jnp.zeros_like(w))
@@ -207,15 +196,7 @@ class SM3(Optimizer):
         *,
         maximize: bool = False,
     ):
-        super().__init__(
-            lr,
-            grad_clip_norm,
-            grad_clip_value,
-            weight_decay=weight_decay,
-            maximize=maximize,
-            momentum=momentum,
-            eps=eps,
-        )
+        super().__init__(**given(locals()))
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         zeros: Slots = jax.tree.map(jnp.zeros_like, jax.eval_shape(accumulators, w))

@@ -7,7 +7,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.optimizer import LearningRate, Optimizer
+from braintools_optim.optimizer import LearningRate, Optimizer, given
 from braintools_optim.options import Hyperparameters
 from braintools_optim.precision import sqrt
 from braintools_optim.rule import Slots
@@ -210,9 +210,7 @@ class Novograd(Optimizer):
         *,
         maximize: bool = False,
     ):
-        super().__init__(
-            lr, grad_clip_norm, grad_clip_value, weight_decay=weight_decay, maximize=maximize, betas=betas, eps=eps
-        )
+        super().__init__(**given(locals()))
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return {'exp_avg': jnp.zeros_like(w), 'exp_avg_sq': jnp.zeros((), w.dtype)}

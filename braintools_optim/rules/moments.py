@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.optimizer import LearningRate
+from braintools_optim.optimizer import LearningRate, given
 from braintools_optim.options import Decay, Hyperparameters
 from braintools_optim.precision import sqrt
 from braintools_optim.rule import Slots
@@ -65,9 +65,7 @@ class Adamax(Moments):
         *,
         maximize: bool = False,
     ):
-        super().__init__(
-            lr, grad_clip_norm, grad_clip_value, weight_decay=weight_decay, maximize=maximize, betas=betas, eps=eps
-        )
+        super().__init__(**given(locals()))
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return dict.fromkeys(('exp_avg', 'exp_inf'), jnp.zeros_like(w))
@@ -292,17 +290,7 @@ class ADOPT(Moments):
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
     ):
-        super().__init__(
-            lr,
-            grad_clip_norm,
-            grad_clip_value,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay,
-            maximize=maximize,
-            betas=betas,
-            eps=eps,
-            use_clipping=use_clipping,
-        )
+        super().__init__(**given(locals()))
 
     def prepare(self, hp: Hyperparameters) -> dict[str, Array]:
         return {'bound': (hp.step - 1) ** 0.25}
@@ -377,19 +365,7 @@ class AdEMAMix(Moments):
         beta3_warmup: int = 0,
         maximize: bool = False,
     ):
-        super().__init__(
-            lr,
-            grad_clip_norm,
-            grad_clip_value,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=True,
-            maximize=maximize,
-            betas=betas,
-            eps=eps,
-            mixing=mixing,
-            mixing_warmup=mixing_warmup,
-            beta3_warmup=beta3_warmup,
-        )
+        super().__init__(**given(locals()), decoupled_weight_decay=True)
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return super().init_slots(w, hp) | {'exp_avg_slow': jnp.zeros_like(w)}

@@ -7,7 +7,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.optimizer import LearningRate
+from braintools_optim.optimizer import LearningRate, given
 from braintools_optim.options import Hyperparameters
 from braintools_optim.precision import sqrt
 from braintools_optim.rule import Slots
@@ -75,17 +75,7 @@ class Nadam(Moments):
         decoupled_weight_decay: bool = False,
         maximize: bool = False,
     ):
-        super().__init__(
-            lr,
-            grad_clip_norm,
-            grad_clip_value,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay,
-            maximize=maximize,
-            betas=betas,
-            eps=eps,
-            momentum_decay=momentum_decay,
-        )
+        super().__init__(**given(locals()))
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return super().init_slots(w, hp) | {'mu_product': jnp.ones((), w.dtype)}
@@ -156,16 +146,7 @@ class NAdamW(Moments):
         *,
         maximize: bool = False,
     ):
-        super().__init__(
-            lr,
-            grad_clip_norm,
-            grad_clip_value,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=True,
-            maximize=maximize,
-            betas=betas,
-            eps=eps,
-        )
+        super().__init__(**given(locals()), decoupled_weight_decay=True)
 
     def prepare(self, hp: Hyperparameters) -> dict[str, Array]:
         return super().prepare(hp) | {'debias1_next': hp.betas[0].debias(hp.step + 1)}
@@ -233,9 +214,7 @@ class Adan(Moments):
         *,
         maximize: bool = False,
     ):
-        super().__init__(
-            lr, grad_clip_norm, grad_clip_value, weight_decay=weight_decay, maximize=maximize, betas=betas, eps=eps
-        )
+        super().__init__(**given(locals()))
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return dict.fromkeys(('exp_avg', 'exp_avg_diff', 'exp_avg_sq', 'pre_grad'), jnp.zeros_like(w))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.optimizer import LearningRate, Optimizer
+from braintools_optim.optimizer import LearningRate, Optimizer, given
 from braintools_optim.options import Hyperparameters
 from braintools_optim.precision import sqrt
 from braintools_optim.rule import Slots
@@ -71,17 +71,7 @@ class RMSprop(Optimizer):
         *,
         maximize: bool = False,
     ):
-        super().__init__(
-            lr,
-            grad_clip_norm,
-            grad_clip_value,
-            weight_decay=weight_decay,
-            maximize=maximize,
-            alpha=alpha,
-            eps=eps,
-            momentum=momentum,
-            centered=centered,
-        )
+        super().__init__(**given(locals()))
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         names = ['square_avg', *['grad_avg'] * hp.centered, *['momentum_buffer'] * (hp.momentum > 0)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.optimizer import LearningRate, Optimizer
+from braintools_optim.optimizer import LearningRate, Optimizer, given
 from braintools_optim.options import Hyperparameters
 from braintools_optim.rule import Slots
 
@@ -66,16 +66,7 @@ class SGD(Optimizer):
         dampening: float = 0.0,
         maximize: bool = False,
     ):
-        super().__init__(
-            lr,
-            grad_clip_norm,
-            grad_clip_value,
-            weight_decay=weight_decay,
-            maximize=maximize,
-            momentum=momentum,
-            nesterov=nesterov,
-            dampening=dampening,
-        )
+        super().__init__(**given(locals()))
 
     def check_options(self, hp: Hyperparameters) -> None:
         if hp.nesterov and (hp.momentum == 0 or hp.dampening != 0):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.optimizer import LearningRate, Optimizer
+from braintools_optim.optimizer import LearningRate, Optimizer, given
 from braintools_optim.options import Hyperparameters
 from braintools_optim.rule import Slots
 from braintools_optim.rules.sgd import SGD
@@ -155,15 +155,7 @@ class Lion(Optimizer):
         *,
         maximize: bool = False,
     ):
-        super().__init__(
-            lr,
-            grad_clip_norm,
-            grad_clip_value,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=True,
-            maximize=maximize,
-            betas=betas,
-        )
+        super().__init__(**given(locals()), decoupled_weight_decay=True)
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return {'exp_avg': jnp.zeros_like(w)}
@@ -224,7 +216,7 @@ class Rprop(Optimizer):
         *,
         maximize: bool = False,
     ):
-        super().__init__(lr, grad_clip_norm, grad_clip_value, maximize=maximize, etas=etas, step_sizes=step_sizes)
+        super().__init__(**given(locals()))
 
     def check_options(self, hp: Hyperparameters) -> None:
         if not hp.etas[0] < 1 < hp.etas[1]:
