@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test torch lint types doctest docs bench golden check clean
+.PHONY: demo test torch lint types doctest docs bench smoke golden check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/examples.stamp
@@ -14,7 +14,7 @@ test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest
 
 torch: $(VENV)/test.stamp $(VENV)/dev.stamp  # the tests that compare with torch, live
-	$(BIN)/python -m pytest tests/test_torch.py tests/test_options.py
+	$(BIN)/python -m pytest tests/test_torch.py tests/test_options.py tests/test_rules.py tests/test_schedules.py
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -34,8 +34,13 @@ docs: $(VENV)/docs.stamp
 bench: $(VENV)/benchmarks.stamp
 	$(BIN)/python -m benchmarks
 
+smoke: $(VENV)/test.stamp  # only that the measurements run
+	$(BIN)/python -m benchmarks --smoke
+
 golden: $(VENV)/dev.stamp $(VENV)/test.stamp
 	$(BIN)/python tests/golden/record.py
+	$(BIN)/python tests/golden/record_rules.py
+	$(BIN)/python tests/golden/record_schedules.py
 
 check: test lint types doctest docs
 

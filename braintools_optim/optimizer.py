@@ -89,7 +89,7 @@ class Optimizer(Rule, Node):
         self.step_count = OptimState(jnp.zeros((), jnp.int32))
         self.opt_state: OptimState | None = None
         settings = Settings(lr, shared, defaults, kinds, self.step_count)
-        self.check_options(settings.values.value['defaults'].plain())
+        self._admit(settings.values.value['defaults'].plain())
         self._weights = Weights()
         self._groups: list[Group] = []
         self._compiled = [jax.jit(self._step, donate_argnums=d, static_argnums=5) for d in (0, (0, 1))]
@@ -119,7 +119,7 @@ class Optimizer(Rule, Node):
 
     def _add_group(self, weights: Weights, keys: list[str], params: Any, overrides: dict[str, Any]) -> None:
         options, add_options = self.settings.added(overrides)
-        self.check_options(Hyperparameters(options))
+        self._admit(Hyperparameters(options))
         leaves = dict(zip(weights.keys, weights.read(), strict=True))
         own = {key: leaves[key] for key in keys}
         memory = init_memory(self, str(len(self._groups)), own, Hyperparameters(options))
@@ -272,7 +272,7 @@ class Optimizer(Rule, Node):
 
     @current_lr.setter
     def current_lr(self, value: Any) -> None:
-        self.lr_scheduler.set_rate(value)
+        self.settings.set_lr(value)
 
     @property
     def base_lr(self) -> Any:
@@ -281,7 +281,7 @@ class Optimizer(Rule, Node):
 
     def lr_apply(self, fn: Callable[[Any], Any]) -> None:
         """Set the rate to ``fn`` of the present one."""
-        self.lr_scheduler.apply(fn)
+        self.current_lr = fn(self.current_lr)
 
     def get_last_lr(self) -> list[Any]:
         """The rate of each group."""
@@ -305,11 +305,15 @@ class Optimizer(Rule, Node):
         else:
             super().__setattr__(name, value)
 
+    def _admit(self, options: Hyperparameters) -> None:
+        """Refuse options that do not go together."""
+        self.check_options(options)
+        if self.decays and options.decoupled_weight_decay:
+            raise ValueError(f'Invalid decoupled_weight_decay=True. {type(self).__name__} applies weight_decay itself.')
+
     def _check_change(self, before: Hyperparameters, after: Hyperparameters) -> None:
         """Refuse options that do not go together, or change what the rule remembers of weights it has already."""
-        self.check_options(after)
-        if self.decays and after.decoupled_weight_decay:
-            raise ValueError(f'Invalid decoupled_weight_decay=True. {type(self).__name__} applies weight_decay itself.')
+        self._admit(after)
         old, new = (self.init_slots(jnp.zeros((1, 1)), hp) for hp in (before, after))
         same = old.keys() == new.keys() and all(jnp.array_equal(old[slot], new[slot]) for slot in old)
         if self._groups and not same:

@@ -169,10 +169,17 @@ class Settings(Node):
         """The rate that a group applies."""
         return as_number(self.part(self.values.value, self.positions, group).lr) if self.own else self.lr_scheduler()
 
+    def set_lr(self, value: Any) -> None:
+        """Set the rate of the schedule so that the first group applies ``value``."""
+        scale = as_number(self.values.value['groups'][0].lr_scale) if self.own else 1.0
+        if not isinstance(scale, Tracer) and scale == 0:
+            raise ValueError(f'Invalid lr={value!r}. The first group has an lr_scale of 0: no rate gives it.')
+        self.lr_scheduler.set_rate(validate('lr', value) / scale)
+
     def set_lr_of(self, group: int, value: Any, check: Check) -> None:
         """Set the rate that a group applies: that of the schedule, if there is but one group."""
         if len(self.own) == 1:
-            self.lr_scheduler.set_rate(value)
+            self.set_lr(value)
             return
         hp = self.values.value['groups'][group]
         scheduled = as_number(self.lr_scheduler.rate(self.lr_scheduler.position, hp.lr, group))

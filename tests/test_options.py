@@ -281,6 +281,22 @@ def test_groups_have_their_own_options_and_one_schedule() -> None:
     np.testing.assert_allclose(float(c.value) - before[2], -(1 + 0.25 * 1.5))
 
 
+def test_the_rate_set_is_the_rate_of_the_first_group_and_moves_the_others_in_proportion() -> None:
+    opt = bo.SGD(bo.StepLR(0.1, 1, 0.5))
+    a, b = (brainstate.ParamState(jnp.asarray(0.0)) for _ in range(2))
+    opt.register_trainable_weights({'a': a})
+    opt.add_param_group({'b': b}, lr=0.4)
+    opt.param_groups[0]['lr'] = 0.2
+    assert opt.get_last_lr() == [0.2, 0.4]
+    opt.current_lr = 0.1
+    assert opt.get_last_lr() == [0.1, 0.2]
+    opt.lr_apply(lambda lr: 3 * lr)
+    assert opt.get_last_lr() == [pytest.approx(0.3), pytest.approx(0.6)]
+    opt.param_groups[0]['lr_scale'] = 0.0
+    with pytest.raises(ValueError, match='lr_scale of 0'):
+        opt.lr = 0.1
+
+
 def test_a_list_of_base_rates_serves_the_groups_in_order() -> None:
     opt = bo.SGD(bo.StepLR([0.1, 0.2], 1, 0.5))
     a, b = (brainstate.ParamState(jnp.asarray(0.0)) for _ in range(2))
