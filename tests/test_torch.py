@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
+import brainstate
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.record import torch_path
@@ -55,8 +58,6 @@ def test_float32(case: Case) -> None:
 @pytest.mark.parametrize('x64', [True, False])
 def test_rectification_starts_at_torchs_step(x64: bool, request: pytest.FixtureRequest) -> None:
     """The formula in Python's float64, which is what torch evaluates, decides."""
-    import jax.numpy as jnp
-
     from braintools_optim.options import to_leaf
     from braintools_optim.rules.adam import sma_length
 
@@ -74,8 +75,6 @@ def test_rectification_starts_at_torchs_step(x64: bool, request: pytest.FixtureR
 
 @pytest.mark.usefixtures('float32')
 def test_bias_corrections_of_float32_are_those_of_float64() -> None:
-    import jax.numpy as jnp
-
     from braintools_optim.options import to_leaf
 
     steps = np.arange(1, 2000)
@@ -89,3 +88,44 @@ def test_bias_corrections_of_float32_are_those_of_float64() -> None:
 def test_the_table_has_every_optimizer() -> None:
     derived = {bo.Momentum, bo.MomentumNesterov}  # SGD under another name
     assert {case.optimizer for case in CASES} | derived == {bo.SGD, bo.Adam, bo.AdamW, bo.RAdam, bo.RMSprop} | derived
+
+
+@pytest.mark.parametrize(
+    ('name', 'cls', 'overrides'),
+    [
+        ('SGD', bo.SGD, [{}, {'momentum': 0.9, 'nesterov': True}, {'weight_decay': 0.1}]),
+        ('Adam', bo.Adam, [{}, {'betas': (0.5, 0.9), 'amsgrad': True}, {'weight_decay': 0.1, 'eps': 1e-3}]),
+        ('AdamW', bo.AdamW, [{}, {'betas': (0.5, 0.9)}, {'weight_decay': 0.3, 'maximize': True}]),
+        ('RAdam', bo.RAdam, [{}, {'betas': (0.5, 0.9)}, {'weight_decay': 0.1, 'decoupled_weight_decay': True}]),
+        ('RMSprop', bo.RMSprop, [{}, {'alpha': 0.5, 'centered': True}, {'momentum': 0.9}]),
+    ],
+)
+def test_groups_with_a_schedule_and_clipping(
+    name: str, cls: type[bo.Optimizer], overrides: list[dict[str, Any]]
+) -> None:
+    torch = pytest.importorskip('torch')
+    rng = np.random.default_rng(0)
+    rates, start, steps = (0.01, 0.05, 0.002), [rng.normal(size=(2, 2)) for _ in range(3)], 100
+    slopes = rng.normal(size=(steps, 3, 2, 2))
+    parameters = [torch.nn.Parameter(torch.tensor(w)) for w in start]
+    groups = [{'params': [p], 'lr': lr, **o} for p, lr, o in zip(parameters, rates, overrides, strict=True)]
+    theirs = getattr(torch.optim, name)(groups)
+    schedule = torch.optim.lr_scheduler.StepLR(theirs, 10, 0.7)
+    states = [brainstate.ParamState(jnp.asarray(w)) for w in start]
+    ours = cls(bo.StepLR(rates[0], 10, 0.7), grad_clip_norm=2.0).register_trainable_weights({'0': states[0]})
+    for i in (1, 2):
+        ours.add_param_group({str(i): states[i]}, lr=rates[i], **overrides[i])
+    travelled = 0.0
+    for t in range(steps):
+        before = [p.detach().numpy().copy() for p in parameters]
+        for i, p in enumerate(parameters):
+            p.grad = torch.tensor(slopes[t, i])
+        torch.nn.utils.clip_grad_norm_(parameters, 2.0)
+        theirs.step()
+        schedule.step()
+        ours.update({str(i): jnp.asarray(slopes[t, i]) for i in range(3)})
+        ours.lr.step()
+        now = [p.detach().numpy() for p in parameters]
+        travelled += np.array([np.max(np.abs(a - b)) for a, b in zip(now, before, strict=True)])
+        error = np.array([np.max(np.abs(a - np.array(s.value))) for a, s in zip(now, states, strict=True)])
+        assert np.max(error / travelled) < 1e-12
