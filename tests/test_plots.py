@@ -9,7 +9,6 @@ import braintools_optim as bo
 
 
 def test_a_schedule_draws_its_rate_and_its_momentum() -> None:
-    pytest.importorskip('matplotlib')
     schedule = bo.OneCycleLR(0.1, 20, cycle_momentum=True)
     rate_axes = schedule.plot(epochs=25)
     (line,) = rate_axes.get_lines()
