@@ -30,6 +30,8 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
         'step_count': int(optimizer.step_count.value),
         'lr': optimizer.current_lr,
         'base_lr': optimizer.base_lr,
+        'schedule': type(optimizer.lr_scheduler).__name__,
+        'base_lrs': list(optimizer.lr_scheduler.base_lrs),
         'param_groups': [described(optimizer, i) for i in range(len(optimizer.param_groups))],
         'opt_state': states.pop('opt_state', {}),
         'states': states,
@@ -42,7 +44,9 @@ def load_state_dict(optimizer: Optimizer, state: Mapping[str, Any], strict: bool
         raise ValueError('register_trainable_weights must be called before load_state_dict.')
     if not isinstance(state, Mapping) or state.get('format') != FORMAT:
         found = state.get('format') if isinstance(state, Mapping) else type(state).__name__
-        raise ValueError(f'Invalid format={found!r} of a state_dict. Must be {FORMAT}.')
+        raise ValueError(f'Invalid format={found!r} of a state_dict. Must be {FORMAT}: one of this library.')
+    if missing := {'optimizer', 'schedule', 'base_lrs', 'param_groups', 'opt_state', 'states'} - state.keys():
+        raise ValueError(f'The state_dict lacks {sorted(missing)}.')
     problems = [f'{what}: {there!r} there, {here!r} here' for what, there, here in differences(optimizer, state)]
     saved = {'opt_state': state['opt_state'], **state['states']}
     values = {}
@@ -56,6 +60,7 @@ def load_state_dict(optimizer: Optimizer, state: Mapping[str, Any], strict: bool
         raise ValueError('The state_dict does not fit this optimizer, which is unchanged. ' + '; '.join(problems))
     for name, own in named_states(optimizer).items():
         own.value = values[name]
+    optimizer.settings.own = [set(group['own']) for group in state['param_groups']][: len(optimizer.settings.own)]
     return problems
 
 
@@ -74,14 +79,19 @@ def keyed(optimizer: Optimizer, name: str, value: Any) -> Any:
 
 def described(optimizer: Optimizer, group: int) -> dict[str, Any]:
     options = {**optimizer.settings.plain('shared'), **optimizer.settings.plain(group)}
-    return {'params': list(optimizer.group_names(group)), **options}
+    return {'params': list(optimizer.group_names(group)), 'own': sorted(optimizer.settings.own[group]), **options}
 
 
 def differences(optimizer: Optimizer, state: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """What no array shows: the algorithm, the weights of each group, and flags."""
     ours = [described(optimizer, i) for i in range(len(optimizer.param_groups))]
     theirs = state['param_groups']
-    pairs = [('optimizer', state['optimizer'], type(optimizer).__name__), ('param_groups', len(theirs), len(ours))]
+    pairs = [
+        ('optimizer', state['optimizer'], type(optimizer).__name__),
+        ('schedule', state['schedule'], type(optimizer.lr_scheduler).__name__),
+        ('base_lrs', list(state['base_lrs']), list(optimizer.lr_scheduler.base_lrs)),
+        ('param_groups', len(theirs), len(ours)),
+    ]
     for i, (there, here) in enumerate(zip(theirs, ours, strict=False)):
         pairs.append((f'param_groups.{i}.params', sorted(there['params']), sorted(here['params'])))
         flags = {name for options in (there, here) for name, value in options.items() if is_flag(value)}

@@ -74,16 +74,15 @@ class OptaxOptimizer(TreeRule, Optimizer):
         updates, state = self.tx.update(gradients, state, weights, **extra)
         return jax.tree.map(lambda u: -u, updates), state
 
-    def update(self, grads: Any, *, loss_unit: Any = None, **extra: Any) -> None:
-        """Update the weights in place; ``extra`` goes to the transformation, such as ``value=loss``."""
-        self._update(grads, loss_unit, extra)
+    def update(
+        self, grads: Any, *, loss_unit: Any = None, value: Any = None, value_fn: Any = None, **extra: Any
+    ) -> None:
+        """Update the weights in place; ``value`` and ``extra`` go to the transformation."""
+        loss = {'value': value, 'value_fn': value_fn}
+        self._update(grads, loss_unit, extra | {name: what for name, what in loss.items() if what is not None})
 
     def _update_knowing(self, grads: Any, value: Any, value_fn: Any) -> None:
         self._update(grads, None, {'value': value, 'value_fn': value_fn})
-
-    def step(self, grads: Any, *, loss_unit: Any = None, **extra: Any) -> None:
-        """The same as :meth:`update`."""
-        self.update(grads, loss_unit=loss_unit, **extra)
 
 
 class ToOptaxState(NamedTuple):

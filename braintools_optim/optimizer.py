@@ -10,10 +10,12 @@ import brainstate
 import jax
 import jax.numpy as jnp
 from brainstate.graph import Node
+from jax.core import Tracer
 
 from braintools_optim import checkpoint
 from braintools_optim.groups import Group, ParamGroup
 from braintools_optim.options import Hyperparameters, constructor_signature
+from braintools_optim.precision import compute_dtype
 from braintools_optim.rule import Rule
 from braintools_optim.schedulers.base import LRScheduler
 from braintools_optim.settings import OptimState, Settings
@@ -152,20 +154,22 @@ class Optimizer(Rule, Node):
 
     # one update
 
-    def update(self, grads: Any, *, loss_unit: Any = None) -> None:
+    def update(self, grads: Any, *, loss_unit: Any = None, value: Any = None, value_fn: Any = None) -> None:
         """Update the weights in place. ``grads`` has the registered keys, as ``brainstate.transform.grad`` returns it.
 
         A gradient of a weight with a unit wears that unit, or that of the loss divided by it (``unit_aware=True``;
         ``loss_unit`` says what unit the loss has, if it has one and the gradients alone do not tell).
+
+        ``value`` and ``value_fn``, the loss, are for line searches; other optimizers take them and need them not.
 
         Outside a brainstate transformation this runs one compiled function, which reuses the memory's
         buffers; inside it is traced. An error leaves every State as it was.
         """
         self._update(grads, loss_unit, {})
 
-    def step(self, grads: Any, *, loss_unit: Any = None) -> None:
+    def step(self, grads: Any, **arguments: Any) -> None:
         """The same as :meth:`update`."""
-        self.update(grads, loss_unit=loss_unit)
+        self.update(grads, **arguments)
 
     def minimize(self, loss_fn: Callable[..., Any], *args: Any, has_aux: bool = False) -> Any:
         """Take the gradient of ``loss_fn(*args)`` with respect to the weights, update them, return the loss (and aux).
@@ -232,8 +236,12 @@ class Optimizer(Rule, Node):
         """The update as a pure function of the values of the States."""
         hps, positions, count = settings
         if scales is not None:
-            gradients = [g * scale for g, scale in zip(gradients, scales, strict=True)]
+            wide = [
+                jnp.asarray(g, compute_dtype(jnp.asarray(g))) for g in gradients
+            ]  # a scale may leave float16's range
+            gradients = [g * scale for g, scale in zip(wide, scales, strict=True)]
         keys = self._weights.keys
+        self._weights.check_shapes(leaves)
         groups = [(group.keys, self.settings.part(hps, positions, i)) for i, group in enumerate(self._groups)]
         weights, memory = step(
             self,
@@ -302,12 +310,15 @@ class Optimizer(Rule, Node):
     def __setattr__(self, name: str, value: Any) -> None:
         if 'settings' in self.__dict__ and self.settings.find(name):
             self.settings.set(name, value, None, self._check_change)
+        elif name in self.__dict__ and name in inspect.signature(type(self)).parameters:
+            raise ValueError(f'{name} of {type(self).__name__} is fixed. Build another optimizer.')
         else:
             super().__setattr__(name, value)
 
     def _admit(self, options: Hyperparameters) -> None:
-        """Refuse options that do not go together."""
-        self.check_options(options)
+        """Refuse options that do not go together; what is traced is not known."""
+        if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(options)):
+            self.check_options(options)
         if self.decays and options.decoupled_weight_decay:
             raise ValueError(f'Invalid decoupled_weight_decay=True. {type(self).__name__} applies weight_decay itself.')
 
@@ -315,7 +326,7 @@ class Optimizer(Rule, Node):
         """Refuse options that do not go together, or change what the rule remembers of weights it has already."""
         self._admit(after)
         old, new = (self.init_slots(jnp.zeros((1, 1)), hp) for hp in (before, after))
-        same = old.keys() == new.keys() and all(jnp.array_equal(old[slot], new[slot]) for slot in old)
+        same = old.keys() == new.keys() and all(old[k] is new[k] or equal(old[k], new[k]) for k in old)
         if self._groups and not same:
             changed = {k: v for k, v in after.values().items() if v != before.values()[k]}
             raise ValueError(
@@ -347,6 +358,12 @@ class Optimizer(Rule, Node):
 
 
 Optimizer.__signature__ = constructor_signature(Optimizer)
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two arrays are; while tracing, when that is not known, they are taken to be."""
+    same = jnp.array_equal(a, b)
+    return isinstance(same, Tracer) or bool(same)
 
 
 def given(arguments: Mapping[str, Any], *left_out: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ __all__ = [
     'constructor_signature',
     'from_leaf',
     'is_flag',
+    'is_on',
     'to_leaf',
     'validate',
 ]
@@ -228,6 +229,11 @@ def _validate_number(name: str, label: str, value: Any) -> Any:
         meaning = ' (learning rate)' if name == 'lr' else ''
         raise ValueError(f'Invalid {label}={shown}{meaning}. Must be {allowed}.')
     return number
+
+
+def is_on(value: Any) -> bool:
+    """Whether a number asks for the memory that goes with it: above 0, or not known while tracing."""
+    return isinstance(value, Tracer) or value > 0
 
 
 def as_number(value: Any) -> Any:

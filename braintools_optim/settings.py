@@ -9,9 +9,10 @@ import brainstate
 from brainstate.graph import Node
 from jax.core import Tracer
 
-from braintools_optim.options import Decay, Hyperparameters, as_number, to_leaf, validate
+from braintools_optim.options import Decay, Hyperparameters, as_number, is_on, to_leaf, validate
 from braintools_optim.schedulers.base import LRScheduler
 from braintools_optim.schedulers.function import OptaxSchedule, as_scheduler
+from braintools_optim.weights import inside_transformation
 
 __all__ = ['OptimState', 'Settings']
 
@@ -93,7 +94,10 @@ class Settings(Node):
         if unknown := overrides.keys() - options.keys():
             raise TypeError(f'Unknown options of a group: {sorted(unknown)}. Must be among {sorted(options)}.')
         if 'lr' in overrides and not self.lr_scheduler.uses_base_lr:
-            raise ValueError('The schedule has no base rate: give the group an lr_scale, not an lr.')
+            raise ValueError(
+                f'A group cannot have an lr of its own under {type(self.lr_scheduler).__name__}: '
+                f'give it an lr_scale, or list the base rates of all groups in the schedule.'
+            )
         own, schedules = split(overrides, options)
         options |= own
 
@@ -124,9 +128,11 @@ class Settings(Node):
         values['groups'] = [changed(hp) if c else hp for c, hp in zip(chosen, values['groups'], strict=True)]
         where = part if group is None else str(group)
         others = {n: s for n, s in self.schedules.get(where, {}).items() if n != name}
+        # a compiled function would go on with the schedule that drives this option by default
+        renewed = group is not None and name in self.schedules.get('defaults', {})
         if group is not None:
             self.own = [own | {name} if i == group else own for i, own in enumerate(self.own)]
-        self._commit(values, {**self.schedules, where: {**others, **schedules}})
+        self._commit(values, {**self.schedules, where: {**others, **schedules}}, renewed)
 
     def follow(self, lr: Any) -> None:
         """Follow another schedule of the learning rate from now on."""
@@ -140,9 +146,12 @@ class Settings(Node):
 
     def _admitted(self, lr: Any) -> LRScheduler:
         scheduler = as_scheduler(lr)
-        options = self.values.value['defaults'].values()
-        if getattr(scheduler, 'cycle_momentum', False) and options.keys().isdisjoint({'momentum', 'betas'}):
-            raise ValueError('Invalid cycle_momentum=True. This optimizer has neither momentum nor betas.')
+        options = self.values.value['defaults'].plain().values()
+        if getattr(scheduler, 'cycle_momentum', False):
+            if options.keys().isdisjoint({'momentum', 'betas'}):
+                raise ValueError('Invalid cycle_momentum=True. This optimizer has neither momentum nor betas.')
+            if not is_on(options.get('momentum', 1.0)):
+                raise ValueError('Invalid cycle_momentum=True with momentum=0. Give the optimizer a momentum above 0.')
         if isinstance(scheduler, OptaxSchedule):
             scheduler.follow(self.step_count)
         return scheduler
@@ -172,9 +181,8 @@ class Settings(Node):
     def set_lr(self, value: Any) -> None:
         """Set the rate of the schedule so that the first group applies ``value``."""
         scale = as_number(self.values.value['groups'][0].lr_scale) if self.own else 1.0
-        if not isinstance(scale, Tracer) and scale == 0:
-            raise ValueError(f'Invalid lr={value!r}. The first group has an lr_scale of 0: no rate gives it.')
-        self.lr_scheduler.set_rate(validate('lr', value) / scale)
+        refusal = f'Invalid lr={value!r}. The first group has an lr_scale of 0: no rate gives it.'
+        self.lr_scheduler.set_rate(ratio(validate('lr', value), scale, refusal))
 
     def set_lr_of(self, group: int, value: Any, check: Check) -> None:
         """Set the rate that a group applies: that of the schedule, if there is but one group."""
@@ -183,9 +191,8 @@ class Settings(Node):
             return
         hp = self.values.value['groups'][group]
         scheduled = as_number(self.lr_scheduler.rate(self.lr_scheduler.position, hp.lr, group))
-        if not isinstance(scheduled, Tracer) and scheduled == 0:
-            raise ValueError(f'Invalid lr={value!r} of group {group}. The schedule stands at zero: no factor gives it.')
-        self.set('lr_scale', validate('lr', value) / scheduled, group, check)
+        refusal = f'Invalid lr={value!r} of group {group}. The schedule stands at zero: no factor gives it.'
+        self.set('lr_scale', ratio(validate('lr', value), scheduled, refusal), group, check)
 
 
 def split(options: Options, kinds: Mapping[str, Any]) -> tuple[Options, dict[str, LRScheduler]]:
@@ -198,3 +205,12 @@ def split(options: Options, kinds: Mapping[str, Any]) -> tuple[Options, dict[str
             value = schedules[name].base_lrs[0]
         checked[name] = validate(name, value, like=None if callable(kind) else kind)
     return checked, schedules
+
+
+def ratio(value: Any, by: Any, refusal: str) -> Any:
+    """``value / by``; an error if that is zero, unless a transformation only tries out what happens."""
+    if not isinstance(by, Tracer) and by == 0:
+        if not inside_transformation():
+            raise ValueError(refusal)
+        return value
+    return value / by

@@ -141,6 +141,7 @@ class Weights:
         self._names: dict[Path, int] = {}  # every name of a State -> its id
         self._layouts: list[tuple[brainstate.State, Any, list[str]]] = []  # State, structure, names of its leaves
         self._structure: Any = None  # of all of them
+        self._shapes: list[tuple[int, ...]] = []
         self._orders: dict[Any, tuple[list[int], Scales]] = {}  # by the structure of the gradients
 
     def __len__(self) -> int:
@@ -168,6 +169,7 @@ class Weights:
         new.manager.merge_with(self.manager.to_pytree()).merge_with(states)
         new._structure = jax.tree.structure([state.value for state, _, _ in new._layouts])
         new.keys = [name for _, _, names in new._layouts for name in names]
+        new._shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves([state.value for state, _, _ in new._layouts])]
         return new, new.keys[len(self.keys) :]
 
     def read(self) -> list[Any]:
@@ -183,6 +185,13 @@ class Weights:
                 f'The structure or unit of a weight has changed since it was registered. {"; ".join(changed)}'
             )
         return leaves
+
+    def check_shapes(self, leaves: Sequence[Any]) -> None:
+        """Raise if a weight has not the shape that it was registered with, and that its memory has."""
+        pairs = zip(self.keys, self._shapes, map(jnp.shape, leaves), strict=True)
+        changed = [f'{key}: {list(was)} is now {list(now)}' for key, was, now in pairs if was != now]
+        if changed:
+            raise ValueError(f'The shape of a weight has changed since it was registered. {"; ".join(changed)}')
 
     def write(self, leaves: Sequence[Any]) -> None:
         first = 0

@@ -37,7 +37,7 @@ class LRScheduler(Node):
     __signature__: ClassVar[inspect.Signature]
     _by_group: ClassVar[bool] = False
     uses_base_lr: ClassVar[bool] = True
-    """Whether the rate depends on a base rate; if not, a group's own ``lr`` would have no effect, and is refused."""
+    """Whether the schedule can drive a group from an ``lr`` that it does not know; if not, that is refused."""
     last_epoch: LongTermState
 
     def __init_subclass__(cls) -> None:
@@ -162,6 +162,8 @@ class LRScheduler(Node):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go to where :meth:`state_dict` was taken."""
+        if missing := self.state_dict().keys() - state_dict.keys() - {'manual', 'current_lrs'}:
+            raise KeyError(f'The state_dict of a {type(self).__name__} must have {sorted(missing)}.')
         manual = state_dict.get('manual', {'rate': 1.0, 'reference': 1.0})
         self.last_epoch.value = jnp.asarray(validate('last_epoch', state_dict['last_epoch']), jnp.int32)
         self.manual.value = {name: _float(manual[name]) for name in ('rate', 'reference')}

@@ -69,6 +69,8 @@ class ReduceLROnPlateau(LRScheduler):
     0.5
     """
 
+    uses_base_lr = False  # it reduces the rates that it has listed
+
     def __init__(
         self,
         base_lr: float | Sequence[float] | LRScheduler = 1e-3,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -278,12 +278,18 @@ CASES = [
 ]
 
 
-# One of each class, and whatever is made of others.
+def is_distinct(i: int, case: Case) -> bool:
+    made_of_others = ('Sequential', 'Chained', 'WarmupScheduler', 'PolynomialLR-0.5', 'WarmupStableDecay-sqrt')
+    return case.name.startswith(made_of_others) or type(case.build()) not in {type(c.build()) for c in CASES[:i]}
+
+
+# One of each class, and whatever is made of others; to be applied by plain gradient descent, without momentum.
 DISTINCT = [
-    case
+    replace(case, build=lambda: s.OneCycleLR(0.5, 40, None, None, 0.01, 'cos', 20.0, 100.0))
+    if case.name.startswith('OneCycleLR')
+    else case
     for i, case in enumerate(CASES)
-    if case.name.startswith(('Sequential', 'Chained', 'WarmupScheduler', 'PolynomialLR-0.5', 'WarmupStableDecay-sqrt'))
-    or type(case.build()) not in {type(earlier.build()) for earlier in CASES[:i]}
+    if is_distinct(i, case)
 ]
 
 

@@ -61,7 +61,7 @@ def test_every_optimizer_resumes(optimizer: type[bo.Optimizer], groups: int) -> 
 
 @pytest.mark.parametrize('scheduler', [case.build for case in DISTINCT], ids=[case.name for case in DISTINCT])
 def test_every_schedule_resumes(scheduler: Callable[[], bo.LRScheduler]) -> None:
-    resumes(lambda: bo.SGD(scheduler(), weight_decay=bo.StepLR(0.1, 2, 0.5)))
+    resumes(lambda: bo.SGD(scheduler(), momentum=0.5, weight_decay=bo.StepLR(0.1, 2, 0.5)))
 
 
 def test_a_state_dict_is_plain_and_apart() -> None:
@@ -122,3 +122,37 @@ def test_shapes_dtypes_and_formats_are_checked() -> None:
             opt.load_state_dict(foreign)
     with pytest.raises(ValueError, match='must be called before'):
         bo.Adam(0.1).load_state_dict(good)
+
+
+def test_schedules_and_base_rates_are_compared() -> None:
+    opt, _ = build(lambda: bo.SGD(bo.StepLR(0.1)))
+    for make, match in [
+        (lambda: bo.SGD(bo.StepLR(0.2)), r'base_lrs: \[0\.1\] there, \[0\.2\] here'),
+        (lambda: bo.SGD(bo.CosineAnnealingLR(0.1)), "schedule: 'StepLR' there, 'CosineAnnealingLR' here"),
+    ]:
+        other, _ = build(make)
+        with pytest.raises(ValueError, match=match):
+            other.load_state_dict(opt.state_dict())
+    with pytest.raises(ValueError, match=r"lacks \['opt_state', 'states'\]"):
+        opt.load_state_dict({k: v for k, v in opt.state_dict().items() if k not in ('states', 'opt_state')})
+
+
+def test_what_is_a_groups_own_is_saved() -> None:
+    opt, _ = build(lambda: bo.SGD(0.1), groups=3)
+    other, states = build(lambda: bo.SGD(0.1))
+    other = bo.SGD(0.1).register_trainable_weights({'a': states['a']})
+    other.add_param_group({'b': states['b']})
+    other.add_param_group({'c': states['c']}, maximize=True)
+    with pytest.raises(ValueError, match='weight_decay'):  # 0 there is left out of the step, and 0.1 is not
+        other.load_state_dict(opt.state_dict())
+    other.param_groups[1]['weight_decay'] = 0.2
+    other.load_state_dict(opt.state_dict())
+    other.lr = bo.StepLR(1.0)
+    assert other.get_last_lr() == [1.0, 0.3, 0.5]
+
+
+def test_a_schedule_loads_all_or_nothing() -> None:
+    plateau = bo.ReduceLROnPlateau(0.1)
+    with pytest.raises(KeyError, match='num_bad_epochs'):
+        plateau.load_state_dict({'last_epoch': 7, 'current_lrs': [0.1], 'best': 1.0})
+    assert int(plateau.last_epoch.value) == 0

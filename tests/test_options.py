@@ -495,3 +495,69 @@ def test_momentum_is_cycled_only_where_there_is_one() -> None:
 
     with pytest.raises(ValueError, match='neither momentum nor betas'):
         Plain(bo.schedulers.OneCycleLR(0.2, 12, cycle_momentum=True))
+
+
+def test_a_group_takes_an_option_out_of_a_schedule_in_compiled_functions_too() -> None:
+    opt = bo.SGD(0.1, weight_decay=lambda count: 1.0 + 0 * count)
+    a, b = (brainstate.ParamState(jnp.asarray(1.0)) for _ in range(2))
+    opt.register_trainable_weights({'a': a})
+    opt.add_param_group({'b': b})
+    zero = {'a': jnp.asarray(0.0), 'b': jnp.asarray(0.0)}
+    update = brainstate.transform.jit(lambda: opt.update(zero))
+    for run in (lambda: opt.update(zero), update):
+        run()
+    b.value = jnp.asarray(1.0)
+    opt.param_groups[1]['weight_decay'] = 5.0
+    for expected, run in ((0.5, lambda: opt.update(zero)), (0.25, update)):
+        run()
+        np.testing.assert_allclose(b.value, expected)
+
+
+def test_cycled_momentum_needs_a_momentum() -> None:
+    with pytest.raises(ValueError, match='momentum above 0'):
+        bo.SGD(bo.OneCycleLR(0.2, 12, cycle_momentum=True))
+
+
+def test_a_plateau_lists_the_rates_of_groups() -> None:
+    opt = bo.SGD(bo.ReduceLROnPlateau([0.1, 1.0], factor=0.1, patience=0, min_lr=0.01))
+    a, b, c = (brainstate.ParamState(jnp.asarray(0.0)) for _ in range(3))
+    opt.register_trainable_weights({'a': a})
+    opt.add_param_group({'b': b})
+    with pytest.raises(ValueError, match='list the base rates'):
+        opt.add_param_group({'c': c}, lr=1.0)
+    for _ in range(6):
+        opt.lr.step(1.0)
+    assert opt.get_last_lr() == pytest.approx([0.01, 0.01])
+
+
+def test_arguments_that_are_no_options_are_fixed() -> None:
+    opt = bo.Lookahead(optax.sgd(0.1))
+    for name, value in (('alpha', 0.1), ('sync_period', 2), ('base_optimizer', None)):
+        with pytest.raises(ValueError, match=f'{name} of Lookahead is fixed'):
+            setattr(opt, name, value)
+
+
+@pytest.mark.parametrize('optimizer', [bo.SGD, bo.Momentum, bo.Adam, bo.RMSprop, bo.Lars, bo.Rprop])
+def test_an_optimizer_may_live_inside_a_transformation(optimizer: Any) -> None:
+    def final(lr: Any) -> Any:
+        w = brainstate.ParamState(jnp.asarray(1.0))
+        opt = optimizer(lr=lr).register_trainable_weights({'w': w})
+        opt.update({'w': jnp.asarray(0.5)})
+        if 'momentum' in inspect.signature(optimizer).parameters and optimizer is not bo.SGD:
+            opt.momentum = 0.5
+        opt.update({'w': jnp.asarray(0.5)})
+        return w.value
+
+    inside = brainstate.transform.jit(final)(0.1)
+    if optimizer is not bo.RMSprop:  # which would grow a memory outside
+        np.testing.assert_allclose(inside, final(0.1), rtol=1e-9)
+    assert np.isfinite(brainstate.transform.grad(final)(0.1))
+
+
+def test_every_optimizer_takes_the_loss() -> None:
+    for opt in (bo.Adam(0.1), bo.OptaxOptimizer(lr=0.1), bo.LBFGS()):
+        w = one_weight(opt, 1.0)
+        opt.step({'w': jnp.asarray(0.5)}, value=jnp.asarray(1.0), value_fn=lambda params: params['w'] ** 2)
+        assert w.value != 1.0
+    with pytest.raises(TypeError, match='values'):
+        bo.Adam(0.1).update({}, values=1.0)

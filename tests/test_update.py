@@ -148,7 +148,7 @@ def test_second_call_compiles_nothing(optimizer: type[bo.Optimizer]) -> None:
 @pytest.mark.parametrize('scheduler', [case.build for case in DISTINCT], ids=[case.name for case in DISTINCT])
 def test_schedulers_compile_once(scheduler: Callable[[], bo.LRScheduler]) -> None:
     states = model()
-    opt = bo.SGD(lr=scheduler()).register_trainable_weights(states)
+    opt = bo.SGD(lr=scheduler(), momentum=0.5).register_trainable_weights(states)
     some, others = gradients(0.0), gradients(1.0)
     opt.update(some)
     opt.lr.step()
@@ -552,3 +552,20 @@ def test_any_tree_of_any_dtype_steps_as_its_leaves_do(tree: Any, dtype: Any) -> 
     for state in jax.tree.leaves(states, is_leaf=lambda x: isinstance(x, brainstate.State)):
         assert state.value.dtype == dtype
         np.testing.assert_array_equal(np.asarray(state.value, np.float64), 1.25)
+
+
+def test_a_changed_shape_is_noticed() -> None:
+    w = brainstate.ParamState(jnp.ones(3))
+    opt = bo.Adam(0.1).register_trainable_weights({'w': w})
+    opt.update({'w': jnp.ones(3)})
+    w.value = jnp.ones((2, 3))
+    with pytest.raises(ValueError, match=r'w: \[3\] is now \[2, 3\]'):
+        opt.update({'w': jnp.ones((2, 3))})
+    assert opt.opt_state.value['exp_avg']['w'].shape == (3,)
+
+
+def test_a_float16_gradient_is_rescaled_without_overflow() -> None:
+    w = brainstate.ParamState(jnp.ones(2, 'float16') * u.mV)
+    opt = bo.SGD(1e-3).register_trainable_weights({'w': w})
+    opt.update({'w': jnp.full(2, 100.0, 'float16') * u.volt})
+    np.testing.assert_allclose(w.value.mantissa, -99.0)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from braintools_optim.optimizer import LearningRate, Optimizer, given
-from braintools_optim.options import Hyperparameters
+from braintools_optim.options import Hyperparameters, is_on
 from braintools_optim.precision import sqrt
 from braintools_optim.rule import Slots
 
@@ -200,7 +200,7 @@ class SM3(Optimizer):
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         zeros: Slots = jax.tree.map(jnp.zeros_like, jax.eval_shape(accumulators, w))
-        return zeros | ({'momentum_buffer': jnp.zeros_like(w)} if hp.momentum > 0 else {})
+        return zeros | ({'momentum_buffer': jnp.zeros_like(w)} if is_on(hp.momentum) else {})
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         total = functools.reduce(jnp.minimum, [v for name, v in slots.items() if name != 'momentum_buffer']) + g * g

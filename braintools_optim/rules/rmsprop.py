@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from braintools_optim.optimizer import LearningRate, Optimizer, given
-from braintools_optim.options import Hyperparameters
+from braintools_optim.options import Hyperparameters, is_on
 from braintools_optim.precision import sqrt
 from braintools_optim.rule import Slots
 
@@ -74,7 +74,7 @@ class RMSprop(Optimizer):
         super().__init__(**given(locals()))
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
-        names = ['square_avg', *['grad_avg'] * hp.centered, *['momentum_buffer'] * (hp.momentum > 0)]
+        names = ['square_avg', *['grad_avg'] * hp.centered, *['momentum_buffer'] * is_on(hp.momentum)]
         return {name: jnp.zeros_like(w) for name in names}
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from braintools_optim.optimizer import LearningRate, Optimizer, given
-from braintools_optim.options import Hyperparameters
+from braintools_optim.options import Hyperparameters, is_on
 from braintools_optim.rule import Slots
 
 __all__ = ['SGD', 'Momentum', 'MomentumNesterov']
@@ -76,7 +76,7 @@ class SGD(Optimizer):
             )
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
-        return {'momentum_buffer': jnp.zeros_like(w)} if hp.momentum > 0 else {}
+        return {'momentum_buffer': jnp.zeros_like(w)} if is_on(hp.momentum) else {}
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         if 'momentum_buffer' not in slots:

@@ -114,7 +114,8 @@ class Lookahead(OptaxOptimizer):
     Parameters
     ----------
     base_optimizer : optax.GradientTransformation or Optimizer
-        What makes the steps :math:`u`, with its own learning rate.
+        What makes the steps :math:`u`, with its own learning rate. Of an Optimizer, the options that it
+        has now; its schedule follows the updates.
     sync_period : int, default 5
         :math:`k`, at least 1.
     alpha : float, default 0.5
