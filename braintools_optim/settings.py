@@ -90,7 +90,7 @@ class Settings(Node):
         """The options of one more group with ``overrides``; and what adds it."""
         values = self.values.value
         index = len(self.own)
-        options = {**values['defaults'].plain().values(), 'lr': self.base_lr_of(index)}
+        options = {**values['defaults'].plain().values(), 'lr': self.lr_scheduler.base_lr_of(index)}
         if unknown := overrides.keys() - options.keys():
             raise TypeError(f'Unknown options of a group: {sorted(unknown)}. Must be among {sorted(options)}.')
         if 'lr' in overrides and not self.lr_scheduler.uses_base_lr:
@@ -139,7 +139,7 @@ class Settings(Node):
         self.lr_scheduler = self._admitted(lr)
         values = self.values.value
         groups = [
-            hp if 'lr' in own else hp.with_values(lr=to_leaf('lr', self.base_lr_of(i)))
+            hp if 'lr' in own else hp.with_values(lr=to_leaf('lr', self.lr_scheduler.base_lr_of(i)))
             for i, (own, hp) in enumerate(zip(self.own, values['groups'], strict=True))
         ]
         self._commit({**values, 'groups': groups}, dict(self.schedules), renewed=True)
@@ -168,11 +168,6 @@ class Settings(Node):
         self.values.value = values
 
     # learning rates
-
-    def base_lr_of(self, group: int) -> Any:
-        """The rate from which the schedule drives a group that has no ``lr`` of its own."""
-        rates = self.lr_scheduler.base_lrs
-        return rates[min(group, len(rates) - 1)]
 
     def lr_of(self, group: int) -> Any:
         """The rate that a group applies."""

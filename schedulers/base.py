@@ -13,7 +13,7 @@ from brainstate.graph import Node
 
 from braintools_optim.options import as_number, constructor_signature, validate
 
-__all__ = ['LRScheduler', 'Position']
+__all__ = ['LRScheduler', 'Position', 'as_epoch', 'as_float', 'entry']
 
 Array = jax.Array
 Position = dict[str, Any]
@@ -51,13 +51,14 @@ class LRScheduler(Node):
             raise ValueError(f'Invalid base_lr={base_lr!r}. Must be a number or a sequence of at least one.')
         self.base_lrs: tuple[Any, ...] = tuple(validate('base_lr', rate) for rate in rates)
         self.last_epoch = LongTermState(jnp.asarray(max(validate('last_epoch', last_epoch), 0), jnp.int32))
-        self.manual = LongTermState({'rate': _float(1.0), 'reference': _float(1.0)})
+        self.manual = LongTermState({'rate': as_float(1.0), 'reference': as_float(1.0)})
 
     def __setattr__(self, name: str, value: Any) -> None:
-        options = inspect.signature(type(self)).parameters
-        fixed = {'base_lrs', *options, *(f'{option}s' for option in options)} - {'last_epoch'}
-        if name in self.__dict__ and name in fixed:
-            raise ValueError(f'{name} of a schedule is fixed. Build another {type(self).__name__} and assign it as lr.')
+        if name in self.__dict__:
+            options = inspect.signature(type(self)).parameters
+            if name in {'base_lrs', *options, *(f'{option}s' for option in options)} - {'last_epoch'}:
+                message = f'{name} of a schedule is fixed. Build another {type(self).__name__} and assign it as lr.'
+                raise ValueError(message)
         super().__setattr__(name, value)
 
     def formula(self, epoch: Array, base_lr: Any) -> Any:
@@ -73,7 +74,7 @@ class LRScheduler(Node):
         base_lr = self.base_lr_of(group) if base_lr is None else base_lr
         formula: Callable[..., Any] = self.formula
         rate = formula(epoch, base_lr, group) if self._by_group else formula(epoch, base_lr)
-        return jnp.broadcast_to(_float(rate), epoch.shape)
+        return jnp.broadcast_to(as_float(rate), epoch.shape)
 
     def base_lr_of(self, group: int) -> Any:
         """The base rate of a parameter group; those beyond the last have the last's."""
@@ -95,7 +96,7 @@ class LRScheduler(Node):
         """Make ``value`` the rate from now on; the rest of the schedule is rescaled in proportion."""
         self._refuse_as_part()
         scheduled = self.lr_at(self.position['epoch'])
-        self.manual.value = {'rate': _float(validate('lr', value)), 'reference': scheduled}
+        self.manual.value = {'rate': as_float(validate('lr', value)), 'reference': scheduled}
 
     def apply(self, apply_fn: Callable[[Any], Any]) -> None:
         """Set the rate to ``apply_fn`` of the present one."""
@@ -166,7 +167,7 @@ class LRScheduler(Node):
             raise KeyError(f'The state_dict of a {type(self).__name__} must have {sorted(missing)}.')
         manual = state_dict.get('manual', {'rate': 1.0, 'reference': 1.0})
         self.last_epoch.value = jnp.asarray(validate('last_epoch', state_dict['last_epoch']), jnp.int32)
-        self.manual.value = {name: _float(manual[name]) for name in ('rate', 'reference')}
+        self.manual.value = {name: as_float(manual[name]) for name in ('rate', 'reference')}
 
     def attach_optimizer(self, optimizer: Any) -> None:
         """Make ``optimizer`` follow this schedule."""
@@ -208,7 +209,8 @@ def as_epoch(epoch: Any) -> Array:
     return jnp.asarray(epoch, jnp.result_type(kind))
 
 
-def _float(x: Any) -> Array:
+def as_float(x: Any) -> Array:
+    """A number as an array of the default floats."""
     return jnp.asarray(x, jnp.result_type(float))
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from braintools_optim.options import validate
 from braintools_optim.schedulers.arguments import validate_choice, validate_each, validate_per_group
-from braintools_optim.schedulers.base import LRScheduler, as_epoch, entry
+from braintools_optim.schedulers.base import LRScheduler, as_epoch, as_float, entry
 from braintools_optim.schedulers.curves import half_wave, line, power, proportion
 
 __all__ = ['CyclicLR', 'OneCycleLR']
@@ -33,7 +33,7 @@ class CyclesMomentum(LRScheduler):
             raise ValueError('This schedule has no momentum: give it cycle_momentum=True.')
         epoch = as_epoch(epoch)
         momentum = self.momentum_formula(epoch, entry(self.base_momentums, group), entry(self.max_momentums, group))
-        return jnp.broadcast_to(jnp.asarray(momentum, jnp.result_type(float)), epoch.shape)
+        return jnp.broadcast_to(as_float(momentum), epoch.shape)
 
     def momentum_formula(self, epoch: Array, low: Any, high: Any) -> Any:
         raise NotImplementedError(f'{type(self).__name__} must define momentum_formula(epoch, low, high).')

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from brainstate import LongTermState
 
 from braintools_optim.options import validate
-from braintools_optim.schedulers.base import LRScheduler
+from braintools_optim.schedulers.base import LRScheduler, as_float
 from braintools_optim.schedulers.decay import ConstantLR
 
 __all__ = ['OptaxSchedule', 'as_scheduler']
@@ -53,7 +53,7 @@ class OptaxSchedule(LRScheduler):
         """The function's rate at a count, which it is given as it is: an integer may be an index."""
         count = jnp.asarray(epoch)
         rate = self.function(count) * (1.0 if base_lr is None else base_lr)
-        return jnp.broadcast_to(jnp.asarray(rate, jnp.result_type(float)), count.shape)
+        return jnp.broadcast_to(as_float(rate), count.shape)
 
     def step(self, epoch: int | None = None) -> None:
         """Refused: the update count is the clock."""

@@ -17,7 +17,7 @@ from braintools_optim.schedulers.arguments import (
     validate_per_group,
     validate_within,
 )
-from braintools_optim.schedulers.base import LRScheduler, Position, entry
+from braintools_optim.schedulers.base import LRScheduler, Position, as_float, entry
 from braintools_optim.schedulers.parts import as_part
 
 __all__ = ['ReduceLROnPlateau']
@@ -95,10 +95,10 @@ class ReduceLROnPlateau(LRScheduler):
         rates = base_lr.base_lrs if isinstance(base_lr, LRScheduler) else base_lr
         rates, min_lr = validate_per_group(base_lr=rates, min_lr=min_lr)
         self.min_lrs = validate_each('min_lr', min_lr)
-        self.best = LongTermState(_float(math.inf if mode == 'min' else -math.inf))
+        self.best = LongTermState(as_float(math.inf if mode == 'min' else -math.inf))
         self.num_bad_epochs = LongTermState(_int(0))
         self.cooldown_counter = LongTermState(_int(0))
-        self.reduction = LongTermState(_float([1.0] * len(rates)))
+        self.reduction = LongTermState(as_float([1.0] * len(rates)))
         super().__init__(rates, last_epoch)
 
     def formula(self, epoch: Array, base_lr: Any, group: int = 0) -> Any:
@@ -124,7 +124,7 @@ class ReduceLROnPlateau(LRScheduler):
         """End an epoch with ``metric``, a number; or, with ``epoch`` alone, go there and change nothing else."""
         if metric is None and epoch is None:
             raise TypeError('step() of ReduceLROnPlateau must be given the metric.')
-        metric = None if metric is None else _float(metric)
+        metric = None if metric is None else as_float(metric)
         if metric is not None and metric.size != 1:
             raise ValueError(f'Invalid metric of shape {metric.shape}. Must be a number.')
         super().step(epoch)
@@ -136,13 +136,13 @@ class ReduceLROnPlateau(LRScheduler):
         waiting, better = self.cooldown_counter.value, self.is_better(metric)
         bad = jnp.where(better | (waiting > 0), 0, self.num_bad_epochs.value + 1)
         reduce = bad > self.patience
-        rates = _float([self.rate(self.position, base_lr, i) for i, base_lr in enumerate(self.base_lrs)])
-        change = rates - jnp.maximum(rates * self.factor, _float(self.min_lrs))
+        rates = as_float([self.rate(self.position, base_lr, i) for i, base_lr in enumerate(self.base_lrs)])
+        change = rates - jnp.maximum(rates * self.factor, as_float(self.min_lrs))
         factor = jnp.where(reduce & (change > self.eps), self.factor, 1.0)
         self.best.value = jnp.where(better, metric, self.best.value)
         self.num_bad_epochs.value = _int(jnp.where(reduce, 0, bad))
         self.cooldown_counter.value = _int(jnp.where(reduce, self.cooldown, jnp.maximum(waiting - 1, 0)))
-        self.reduction.value = _float(self.reduction.value * factor)
+        self.reduction.value = as_float(self.reduction.value * factor)
 
     def is_better(self, metric: Array) -> Array:
         """Whether a metric is better than the best so far by more than the threshold."""
@@ -160,14 +160,10 @@ class ReduceLROnPlateau(LRScheduler):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.best.value = _float(state_dict['best'])
+        self.best.value = as_float(state_dict['best'])
         self.num_bad_epochs.value = _int(state_dict['num_bad_epochs'])
         self.cooldown_counter.value = _int(state_dict['cooldown_counter'])
-        self.reduction.value = _float(state_dict['reduction'])
-
-
-def _float(x: Any) -> Array:
-    return jnp.asarray(x, jnp.result_type(float))
+        self.reduction.value = as_float(state_dict['reduction'])
 
 
 def _int(x: Any) -> Array:
