@@ -1,7 +1,9 @@
 """Stateful optimizers for brainstate models in JAX."""
 
-from braintools_optim import schedulers
+from braintools_optim import constraints, schedulers
 from braintools_optim.clipping import global_norm
+from braintools_optim.constraints import Constraint
+from braintools_optim.loss_scale import DynamicLossScale
 from braintools_optim.optax_optimizer import OptaxOptimizer, to_optax
 from braintools_optim.optimizer import Optimizer
 from braintools_optim.options import Decay, Hyperparameters
@@ -65,7 +67,9 @@ from braintools_optim.schedulers import (
     WarmupScheduler,
     WarmupStableDecay,
 )
+from braintools_optim.selection import Predicate, usual_exclusions
 from braintools_optim.settings import OptimState
+from braintools_optim.shared_options import SharedOptions
 from braintools_optim.weights import UniqueStateManager
 
 __version__ = '0.1.0'
@@ -87,10 +91,12 @@ __all__ = [
     'Adan',
     'ChainedScheduler',
     'ConstantLR',
+    'Constraint',
     'CosineAnnealingLR',
     'CosineAnnealingWarmRestarts',
     'CyclicLR',
     'Decay',
+    'DynamicLossScale',
     'ExponentialDecayLR',
     'ExponentialLR',
     'Fromage',
@@ -119,12 +125,14 @@ __all__ = [
     'PerUpdate',
     'PiecewiseConstantSchedule',
     'PolynomialLR',
+    'Predicate',
     'RAdam',
     'RMSprop',
     'ReduceLROnPlateau',
     'Rprop',
     'Rule',
     'SequentialLR',
+    'SharedOptions',
     'SignSGD',
     'Signum',
     'StepLR',
@@ -133,7 +141,9 @@ __all__ = [
     'WarmupScheduler',
     'WarmupStableDecay',
     'Yogi',
+    'constraints',
     'global_norm',
     'schedulers',
     'to_optax',
+    'usual_exclusions',
 ]

@@ -1,4 +1,4 @@
-"""Clipping: by the global norm of all gradients together, and by value."""
+"""Clipping: by the norm of all gradients, of a group's or of one, adaptively, and by value."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from braintools_optim.precision import compute_dtype
 
-__all__ = ['clip_by_value', 'global_norm', 'norm_clip_factor']
+__all__ = ['clip_adaptively', 'clip_by_value', 'global_norm', 'norm_clip_factor']
 
 Array = jax.Array
 
@@ -30,5 +31,16 @@ def norm_clip_factor(norm: Array, max_norm: Array) -> Array:
     return jnp.minimum(1.0, max_norm / (norm + 1e-6))
 
 
+def clip_adaptively(gradient: Array, weight: Array, limit: Array) -> Array:
+    """No unit's gradient is longer than ``limit`` times its weights (Brock et al., 2021), as optax does it."""
+    clip = optax.adaptive_grad_clip(limit)
+    clipped: Any = clip.update(gradient, clip.init(weight), weight)[0]
+    result: Array = clipped.astype(gradient.dtype)
+    return result
+
+
 def clip_by_value(gradient: Array, limit: Array) -> Array:
+    """Real and imaginary part each, as torch does it."""
+    if jnp.iscomplexobj(gradient):
+        return jax.lax.complex(*(jnp.clip(part, -limit, limit) for part in (gradient.real, gradient.imag)))
     return jnp.clip(gradient, -limit, limit)

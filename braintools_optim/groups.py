@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+import warnings
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from braintools_optim.selection import Predicate, selected
 
 if TYPE_CHECKING:
     from braintools_optim.optimizer import Optimizer
@@ -18,6 +21,22 @@ class Group:
 
     keys: list[str]
     params: Any
+
+
+def divided(
+    weights: Mapping[str, Any], groups: Mapping[Predicate, Mapping[str, Any]]
+) -> list[tuple[list[str], Mapping[str, Any]]]:
+    """The names of the weights of each group with its options; the first group is what no predicate chooses."""
+    rest = dict(weights)
+    parts = []
+    for predicate, options in groups.items():
+        names = selected(predicate, rest)
+        if not names:
+            warnings.warn(f'No weight is chosen by groups[{predicate!r}]. There are: {", ".join(rest)}.', stacklevel=4)
+            continue
+        parts.append((names, options))
+        rest = {name: w for name, w in rest.items() if name not in names}
+    return [(list(rest), {}), *parts]
 
 
 class ParamGroup(MutableMapping[str, Any]):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,11 @@ import optax
 
 from braintools_optim.optimizer import LearningRate, Optimizer
 from braintools_optim.options import Hyperparameters
+from braintools_optim.registration import treated
 from braintools_optim.rule import TreeRule
+from braintools_optim.shared_options import SharedOptions
 from braintools_optim.step import Memory, init_memory, step
+from braintools_optim.treatment import Treatment
 
 __all__ = ['OptaxOptimizer', 'to_optax']
 
@@ -57,13 +61,14 @@ class OptaxOptimizer(TreeRule, Optimizer):
         weight_decay: float = 0.0,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
+        **shared: Unpack[SharedOptions],
     ):
         if tx is not None and not isinstance(tx, optax.GradientTransformation):
             raise TypeError(f'Invalid tx={tx!r}. Must be an optax.GradientTransformation.')
         if lr is None:
             lr = 1e-3 if tx is None else 1.0
         self.tx = optax.with_extra_args_support(tx or optax.chain(optax.scale_by_adam(), optax.scale(-1.0)))
-        super().__init__(lr, grad_clip_norm, grad_clip_value, weight_decay=weight_decay)
+        super().__init__(lr, grad_clip_norm, grad_clip_value, weight_decay=weight_decay, **shared)
 
     def init_tree(self, weights: dict[str, Array], hp: Hyperparameters) -> Any:
         return self.tx.init(weights)
@@ -75,11 +80,19 @@ class OptaxOptimizer(TreeRule, Optimizer):
         return jax.tree.map(lambda u: -u, updates), state
 
     def update(
-        self, grads: Any, *, loss_unit: Any = None, value: Any = None, value_fn: Any = None, **extra: Any
+        self,
+        grads: Any,
+        *,
+        loss_unit: Any = None,
+        partial: bool = False,
+        loss_scale: Any = None,
+        value: Any = None,
+        value_fn: Any = None,
+        **extra: Any,
     ) -> None:
-        """Update the weights in place; ``value`` and ``extra`` go to the transformation."""
-        loss = {'value': value, 'value_fn': value_fn}
-        self._update(grads, loss_unit, extra | {name: what for name, what in loss.items() if what is not None})
+        """Update the weights in place; ``value``, ``value_fn`` and ``extra`` go to the transformation."""
+        loss = {name: what for name, what in (('value', value), ('value_fn', value_fn)) if what is not None}
+        self._update(grads, loss_unit, extra | loss, partial, loss_scale)
 
     def _update_knowing(self, grads: Any, value: Any, value_fn: Any) -> None:
         self._update(grads, None, {'value': value, 'value_fn': value_fn})
@@ -111,20 +124,29 @@ def to_optax(optimizer: Optimizer) -> optax.GradientTransformationExtraArgs:
     settings, schedule = optimizer.settings, optimizer.lr_scheduler
     values, positions = settings.values.value, settings.positions
     shared, options = (settings.part(values, positions, part) for part in ('shared', 'defaults'))
+    for name in ('groups', 'constraints', 'master_weights', 'loss_scale'):
+        if getattr(optimizer, name):
+            raise ValueError(f'Invalid {name}={getattr(optimizer, name)!r}. An optax transformation cannot have it.')
 
     def flat(tree: Any) -> dict[str, Array]:
-        return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+        return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in leaves}
+
+    def treatment(weights: dict[str, Array]) -> Treatment:
+        return replace(treated(optimizer, weights), metrics=False, changes_only=True)
 
     def init(params: Any) -> ToOptaxState:
-        return ToOptaxState(jnp.zeros((), jnp.int32), init_memory(optimizer, '0', flat(params), options.plain()))
+        weights = flat(params)
+        memory = init_memory(optimizer, '0', weights, options.plain(), treatment(weights), {})
+        return ToOptaxState(jnp.zeros((), jnp.int32), memory)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         if params is None:
             raise ValueError('update(updates, state, params) needs params: the weights decide on decay and precision.')
         weights = flat(params)
         groups = [(list(weights), options.with_values(lr=schedule.lr_at(state.step_count)))]
-        changes, memory = step(optimizer, shared, groups, weights, flat(updates), state.memory, extra, True)
-        tree = jax.tree.unflatten(jax.tree.structure(params), list(changes.values()))
-        return tree, ToOptaxState(state.step_count + 1, memory)
+        new = step(optimizer, shared, groups, weights, flat(updates), state.memory, extra, treatment(weights))
+        tree = jax.tree.unflatten(jax.tree.structure(params), list(new.weights.values()))
+        return tree, ToOptaxState(state.step_count + (1 if new.finite is None else new.finite), new.memory)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import brainstate
+import brainunit
 import jax
 import jax.numpy as jnp
 from brainstate.graph import Node
 from jax.core import Tracer
 
 from braintools_optim import checkpoint
-from braintools_optim.groups import Group, ParamGroup
-from braintools_optim.options import Hyperparameters, constructor_signature
+from braintools_optim.diagnosis import Diagnosis
+from braintools_optim.groups import Group, ParamGroup, divided
+from braintools_optim.loss_scale import DynamicLossScale
+from braintools_optim.metrics import first_metrics, next_metrics, warn_of_skips
+from braintools_optim.options import Hyperparameters, constructor_signature, validate
 from braintools_optim.precision import compute_dtype
-from braintools_optim.rule import Rule
+from braintools_optim.registration import add_groups, set_frozen
+from braintools_optim.rule import Rule, TreeRule
 from braintools_optim.schedulers.base import LRScheduler
+from braintools_optim.selection import Predicate
 from braintools_optim.settings import OptimState, Settings
-from braintools_optim.step import Memory, init_memory, merge_memory, step
+from braintools_optim.shared_options import FIXED, OF_ALL, SHARED
+from braintools_optim.step import Memory, first_slots, step
+from braintools_optim.summary import summary
+from braintools_optim.treatment import Treatment
 from braintools_optim.weights import Scales, UniqueStateManager, Weights, inside_transformation
 
 __all__ = ['LearningRate', 'Optimizer', 'given']
@@ -50,6 +60,43 @@ class Optimizer(Rule, Node):
         Decay the weight itself rather than its gradient.
     maximize : bool, default False
         Ascend.
+    cautious : bool, default False
+        Only entries whose direction agrees with the sign of the gradient move, and those further
+        (Liang et al., 2024).
+    grokfast : float, optional
+        How much of its own moving average is added to the gradient, above 0 (Lee et al., 2024).
+    grokfast_decay : float, default 0.98
+        The decay rate of that average, in [0, 1).
+    grad_clip_over : {'all', 'group', 'weight'}, default 'all'
+        Whose norm ``grad_clip_norm`` bounds: that of all gradients, of a group's, of each weight's.
+    grad_clip_adaptive : float, optional
+        The greatest norm of a unit's gradient over that of its weights, above 0 (Brock et al., 2021).
+        Clipping goes by norm, then adaptively, then by value.
+    norm_unit : 'own' or list of units, optional
+        How weights of different dimensions count in one norm: by the numbers in their own units, or as if
+        they were written in these units. Not given, clipping such weights by a norm warns.
+    on_nonfinite : {'ignore', 'skip', 'zero', 'raise'}, default 'ignore'
+        What an update does that finds NaN or inf in gradients: nothing special; it leaves all as it was
+        and counts; it takes those entries as zero; it leaves all as it was and raises ``FloatingPointError``
+        (inside a transformation, an error of the compiled function).
+    max_consecutive_skips : int, default 20
+        After how many skipped updates in a row to warn.
+    loss_scale : float or DynamicLossScale, optional
+        What the loss was multiplied by: gradients are divided by it. Under a :class:`DynamicLossScale`,
+        updates with gradients that are not finite are skipped.
+    groups : dict from predicate to options, optional
+        Groups of weights with options of their own. The first predicate that fits a weight takes it. A
+        predicate is a pattern for the last parts of a dotted name, or a function ``(name, weight) -> bool``.
+    no_decay : predicate, optional
+        Weights without weight decay, such as :func:`usual_exclusions`.
+    constraints : dict from predicate to Constraint or function, optional
+        Projections that the weights obey after every update, see :mod:`braintools_optim.constraints`.
+    state_dtype : dtype, optional
+        What the memory is kept in. Default: the weight's dtype, float32 for half precision.
+    master_weights : bool, default False
+        Keep a float32 copy of half-precision weights, so that small steps add up.
+    metrics : bool, default False
+        Keep what each update saw and did, see :attr:`metrics`.
     **options
         The rule's own hyperparameters. Every option is an attribute; assigning it acts on the next
         update, in functions that are compiled already too.
@@ -66,7 +113,7 @@ class Optimizer(Rule, Node):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.__signature__ = constructor_signature(cls)
+        cls.__signature__ = constructor_signature(cls, SHARED)
 
     def __init__(
         self,
@@ -76,24 +123,35 @@ class Optimizer(Rule, Node):
         *,
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = False,
-        maximize: bool = False,
         **options: Any,
     ):
+        kinds = {name: parameter.default for name, parameter in inspect.signature(type(self)).parameters.items()}
+        if unknown := options.keys() - kinds.keys() - constructor_arguments(type(self)):
+            raise TypeError(f'{type(self).__name__} has no option {sorted(unknown)}. Must be among {sorted(kinds)}.')
+        options = SHARED | options
+        shared = {'grad_clip_norm': grad_clip_norm, 'grad_clip_value': grad_clip_value}
+        shared |= {name: options.pop(name) for name in OF_ALL}
+        if not isinstance(options['loss_scale'], DynamicLossScale):
+            options['loss_scale'] = validate('loss_scale', options['loss_scale'])
+        for name in FIXED.keys() - {'metrics'}:
+            setattr(self, name, options[name])
         defaults = {
-            **options,
+            **{name: value for name, value in options.items() if name not in FIXED},
             'weight_decay': weight_decay,
             'decoupled_weight_decay': decoupled_weight_decay,
-            'maximize': maximize,
             'lr_scale': 1.0,
         }
-        shared = {'grad_clip_norm': grad_clip_norm, 'grad_clip_value': grad_clip_value}
-        kinds = {name: parameter.default for name, parameter in inspect.signature(type(self)).parameters.items()}
+        self.metrics_state = OptimState(first_metrics(0)) if options['metrics'] else None
+        dtype = None if self.state_dtype is None else floating_dtype(self.state_dtype)
+        self._treatment = Treatment(state_dtype=dtype, master_weights=self.master_weights, metrics=options['metrics'])
+        self._freezing: list[tuple[Predicate, bool]] = []
         self.step_count = OptimState(jnp.zeros((), jnp.int32))
         self.opt_state: OptimState | None = None
         settings = Settings(lr, shared, defaults, kinds, self.step_count)
         self._admit(settings.values.value['defaults'].plain())
         self._weights = Weights()
         self._groups: list[Group] = []
+        self._warned_of_units = False
         self._compiled = [jax.jit(self._step, donate_argnums=d, static_argnums=5) for d in (0, (0, 1))]
         self._jitted: dict[Any, Any] = {}
         self.settings = settings  # last: from here on assigning an option goes through it
@@ -103,11 +161,16 @@ class Optimizer(Rule, Node):
     def register_trainable_weights(self, param_states: Any) -> Self:
         """Take hold of weights: a tree of ``brainstate.State``, such as ``model.states(brainstate.ParamState)``.
 
-        Weights that are registered already keep their memory; further ones become a group. Returns the optimizer.
+        Weights that are registered already keep their memory; further ones become a group, or those of ``groups``.
+        Returns the optimizer.
         """
         weights, keys = self._weights.extended(param_states, skip_known=bool(self._groups))
         if keys:
-            self._add_group(weights, keys, param_states, {})
+            named = weights.named()
+            parts = divided({key: named[key] for key in keys}, self.groups or {})
+            chosen = [Group(names, {name: weights.state_of(name) for name in names}) for names, _ in parts]
+            chosen[0] = Group(parts[0][0], param_states) if len(parts) == 1 else chosen[0]
+            add_groups(self, weights, chosen, [dict(options) for _, options in parts])
         return self
 
     def add_param_group(self, params: Any, **overrides: Any) -> None:
@@ -117,21 +180,19 @@ class Optimizer(Rule, Node):
         """
         if not self._groups:
             raise ValueError('register_trainable_weights must be called before add_param_group.')
-        self._add_group(*self._weights.extended(params), params, overrides)
+        weights, keys = self._weights.extended(params)
+        add_groups(self, weights, [Group(keys, params)], [overrides])
 
-    def _add_group(self, weights: Weights, keys: list[str], params: Any, overrides: dict[str, Any]) -> None:
-        options, add_options = self.settings.added(overrides)
-        self._admit(Hyperparameters(options))
-        leaves = dict(zip(weights.keys, weights.read(), strict=True))
-        own = {key: leaves[key] for key in keys}
-        memory = init_memory(self, str(len(self._groups)), own, Hyperparameters(options))
-        weights.settle()
-        add_options()
-        if self.opt_state is None:
-            self.opt_state = OptimState(memory)
-        else:
-            self.opt_state.value = merge_memory(self.opt_state.value, memory)
-        self._weights, self._groups = weights, [*self._groups, Group(keys, params)]
+    def freeze(self, predicate: Predicate) -> None:
+        """Leave weights as they are: no update, no decay, not in a norm; also those registered later.
+
+        Weights that were never updated have no memory while they are frozen. Their gradients may be missing.
+        """
+        set_frozen(self, predicate, True)
+
+    def unfreeze(self, predicate: Predicate) -> None:
+        """Update weights again, with the memory that they had."""
+        set_frozen(self, predicate, False)
 
     @property
     def param_groups(self) -> list[ParamGroup]:
@@ -154,18 +215,29 @@ class Optimizer(Rule, Node):
 
     # one update
 
-    def update(self, grads: Any, *, loss_unit: Any = None, value: Any = None, value_fn: Any = None) -> None:
+    def update(
+        self,
+        grads: Any,
+        *,
+        loss_unit: Any = None,
+        partial: bool = False,
+        loss_scale: Any = None,
+        value: Any = None,
+        value_fn: Any = None,
+    ) -> None:
         """Update the weights in place. ``grads`` has the registered keys, as ``brainstate.transform.grad`` returns it.
 
         A gradient of a weight with a unit wears that unit, or that of the loss divided by it (``unit_aware=True``;
         ``loss_unit`` says what unit the loss has, if it has one and the gradients alone do not tell).
 
-        ``value`` and ``value_fn``, the loss, are for line searches; other optimizers take them and need them not.
+        With ``partial`` gradients may be missing or None: their weights, memory and counts stay; and gradients of
+        what is not registered are ignored. ``loss_scale`` is what the loss was multiplied by, by default the
+        optimizer's own. ``value`` and ``value_fn``, the loss, are for line searches; other optimizers need them not.
 
         Outside a brainstate transformation this runs one compiled function, which reuses the memory's
         buffers; inside it is traced. An error leaves every State as it was.
         """
-        self._update(grads, loss_unit, {})
+        self._update(grads, loss_unit, {}, partial, loss_scale)
 
     def step(self, grads: Any, **arguments: Any) -> None:
         """The same as :meth:`update`."""
@@ -175,15 +247,17 @@ class Optimizer(Rule, Node):
         """Take the gradient of ``loss_fn(*args)`` with respect to the weights, update them, return the loss (and aux).
 
         All in one compiled function, kept for ``loss_fn``: give the same function each time, not a new ``lambda``.
-        A line search is given the loss, too.
+        The loss is multiplied by the loss scale, if there is one; a line search is given the loss, too.
         """
 
         def run(*args: Any) -> Any:
-            grad: Any = brainstate.transform.grad(
-                lambda: loss_fn(*args), self.param_states.to_pytree(), return_value=True, has_aux=has_aux
-            )
-            grads, *results = grad()
-            self._update_knowing(grads, results[0], lambda: loss_fn(*args)[0] if has_aux else loss_fn(*args))
+            def loss_of() -> Any:
+                loss, *aux = loss_fn(*args) if has_aux else (loss_fn(*args),)
+                return self._scaled(loss), (loss, *aux)
+
+            grad: Any = brainstate.transform.grad(loss_of, self.param_states.to_pytree(), has_aux=True)
+            grads, results = grad()
+            self._update_knowing(grads, results[0], lambda: loss_of()[1][0])
             return tuple(results) if has_aux else results[0]
 
         if self.opt_state is None:
@@ -192,30 +266,58 @@ class Optimizer(Rule, Node):
             return run(*args)
         return self._jit((loss_fn, has_aux), run)(*args)
 
+    def _scaled(self, loss: Any) -> Any:
+        if isinstance(self.loss_scale, DynamicLossScale):
+            return self.loss_scale.scale(loss)
+        return loss if self.loss_scale is None else loss * self.loss_scale
+
     def _update_knowing(self, grads: Any, value: Any, value_fn: Callable[[], Any]) -> None:
         """Update with a loss at hand, for those who can use it."""
         self._update(grads, None, {})
 
-    def _update(self, grads: Any, loss_unit: Any, extra: Mapping[str, Any]) -> None:
+    def _update(
+        self, grads: Any, loss_unit: Any, extra: Mapping[str, Any], partial: bool = False, loss_scale: Any = None
+    ) -> None:
         if self.opt_state is None:
             raise ValueError('register_trainable_weights must be called before step.')
         functions = tuple((name, value) for name, value in extra.items() if callable(value))
         if functions and not inside_transformation():  # brainstate's jit follows the States that they read
             arrays = {name: value for name, value in extra.items() if not callable(value)}
             self._jit(
-                (functions, loss_unit), lambda grads, arrays: self._update(grads, loss_unit, arrays | dict(functions))
-            )(grads, arrays)
+                (functions, loss_unit, partial),
+                lambda grads, arrays, scale: self._update(grads, loss_unit, arrays | dict(functions), partial, scale),
+            )(grads, arrays, loss_scale)
             return
         leaves = self._weights.read()
-        gradients, scales = self._weights.match(grads, loss_unit)
-        settings = (self.settings.values.value, self.settings.positions, self.step_count.value)
+        gradients, scales = self._weights.match(grads, loss_unit, partial, self.settings.frozen)
+        if partial and isinstance(self, TreeRule) and None in gradients:
+            raise ValueError(f'Invalid partial=True. {type(self).__name__} needs the gradients of all weights.')
+        options = self.settings.values.value
+        settings = (options, self.settings.positions, self.step_count.value)
+        scaling = self.loss_scale if loss_scale is None else validate('loss_scale', loss_scale)
+        dynamic = scaling if isinstance(scaling, DynamicLossScale) else None
+        report = {'loss_scale': scaling if dynamic is None else dynamic.state.value}
+        if self.metrics_state is not None:
+            report['metrics'] = self.metrics_state.value
         run: Callable[..., Any] = self._compiled[self.donate_weights]
         if inside_transformation():
             run, settings = self._step, jax.tree.map(jnp.asarray, settings)  # vmap's trial run passes NumPy arrays
-        memory, leaves, count = run(self.opt_state.value, leaves, gradients, settings, extra, scales)
+        memory, leaves, count, report = run(self.opt_state.value, leaves, gradients, settings, extra, scales, report)
         self.opt_state.value = memory
         self.step_count.value = count
         self._weights.write(leaves)
+        if self.metrics_state is not None:
+            self.metrics_state.value = report['metrics']
+        if dynamic is not None:
+            dynamic.state.value = report['loss_scale']
+        elif options['shared'].on_nonfinite == 'raise':
+            self._raise_unless(report['finite'], grads)
+
+    def _raise_unless(self, finite: Any, grads: Any) -> None:
+        if inside_transformation():
+            brainstate.transform.jit_error_if(~finite, 'Gradients are not finite; all States are as they were.')
+        elif not finite:
+            raise FloatingPointError(f'Gradients are not finite; all States are as they were. {self.diagnose(grads)}')
 
     def _jit(self, key: Any, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function under brainstate's jit, kept by what it does."""
@@ -232,27 +334,81 @@ class Optimizer(Rule, Node):
         settings: tuple[Any, Any, Any],
         extra: Mapping[str, Any],
         scales: Scales,
-    ) -> tuple[Memory, list[Any], Any]:
+        report: dict[str, Any],
+    ) -> tuple[Memory, list[Any], Any, dict[str, Any]]:
         """The update as a pure function of the values of the States."""
-        hps, positions, count = settings
-        if scales is not None:
-            wide = [
-                jnp.asarray(g, compute_dtype(jnp.asarray(g))) for g in gradients
-            ]  # a scale may leave float16's range
-            gradients = [g * scale for g, scale in zip(wide, scales, strict=True)]
-        keys = self._weights.keys
+        (hps, positions, count), keys = settings, self._weights.keys
+        weights = dict(zip(keys, leaves, strict=True))
+        found = {key: g for key, g in zip(keys, gradients, strict=True) if g is not None}
+        if scales is not None:  # which may leave float16's range
+            factors = dict(zip(found, scales, strict=True))
+            found = {key: jnp.asarray(g, compute_dtype(jnp.asarray(g))) * factors[key] for key, g in found.items()}
         self._weights.check_shapes(leaves)
+        shared = self.settings.part(hps, positions, 'shared')
         groups = [(group.keys, self.settings.part(hps, positions, i)) for i, group in enumerate(self._groups)]
-        weights, memory = step(
+        self._check_norm(shared)
+        frozen, scaling = self.settings.frozen, report.pop('loss_scale')
+        dynamic = isinstance(scaling, dict)
+        new = step(
             self,
-            self.settings.part(hps, positions, 'shared'),
+            shared,
             groups,
-            dict(zip(keys, leaves, strict=True)),
-            dict(zip(keys, gradients, strict=True)),
+            weights,
+            {key: g for key, g in found.items() if key not in frozen},
             memory,
             extra,
+            self._treatment,
+            scaling['scale'] if dynamic else scaling,
+            dynamic,
         )
-        return memory, [weights[key] for key in keys], count + 1
+        count = count + (1 if new.finite is None else new.finite)
+        if new.finite is not None and (dynamic or shared.on_nonfinite == 'skip'):
+            warn_of_skips(new.memory['skipped'][1], shared.max_consecutive_skips)
+        after: dict[str, Any] = {'finite': new.finite}
+        if dynamic:
+            after['loss_scale'] = self.loss_scale.after(scaling, new.finite)
+        if self.metrics_state is not None:
+            rates = [hp.lr for _, hp in groups]
+            after['metrics'] = next_metrics(report['metrics'], new.metrics, rates, new.memory['skipped'][0], count)
+        return new.memory, [new.weights[key] for key in keys], count, after
+
+    def _check_norm(self, shared: Hyperparameters) -> None:
+        """Warn, once, of a norm over weights of different dimensions; while tracing, so that it costs nothing later."""
+        if shared.grad_clip_norm is None or shared.grad_clip_over == 'weight' or self.norm_unit is not None:
+            return
+        units = {key: brainunit.get_unit(w) for key, w in self._weights.named().items()}
+        members = [group.keys for group in self._groups] if shared.grad_clip_over == 'group' else [self._weights.keys]
+        mixed = [keys for keys in members if len({units[key].dim for key in keys}) > 1]
+        if mixed and not self._warned_of_units:
+            self._warned_of_units = True
+            listed = ', '.join(f'{key} ({units[key]})' for keys in mixed for key in keys)
+            warnings.warn(
+                f'grad_clip_norm takes a norm over weights of different dimensions, by their numbers alone: {listed}. '
+                f"Say norm_unit='own' if this is meant, give the units to count in, or clip over groups.",
+                stacklevel=2,
+            )
+
+    @property
+    def skipped_count(self) -> int:
+        """How many updates were skipped because of gradients that were not finite."""
+        return 0 if self.opt_state is None else self.opt_state.value['skipped'][0]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What the last update saw and did, if ``metrics=True`` was given.
+
+        ``lr`` and ``update_ratio`` (norm of the update over that of the weights) by group, ``grad_norm`` before
+        clipping, whether it was ``clipped`` and the ``clipped_fraction`` of all updates, ``update_norm``, and the
+        number ``skipped``. In a transformation the values are traced.
+        """
+        if self.metrics_state is None:
+            raise ValueError('There are no metrics. Give metrics=True to the constructor.')
+        return dict(self.metrics_state.value)
+
+    def diagnose(self, grads: Any) -> Diagnosis:
+        """Which gradients are not finite, zero or the largest, by name; readable when printed."""
+        gradients, _ = self._weights.match(grads, partial=True)
+        return Diagnosis.of({key: g for key, g in zip(self._weights.keys, gradients, strict=True) if g is not None})
 
     # learning rate
 
@@ -325,7 +481,7 @@ class Optimizer(Rule, Node):
     def _check_change(self, before: Hyperparameters, after: Hyperparameters) -> None:
         """Refuse options that do not go together, or change what the rule remembers of weights it has already."""
         self._admit(after)
-        old, new = (self.init_slots(jnp.zeros((1, 1)), hp) for hp in (before, after))
+        old, new = (first_slots(self, jnp.zeros((1, 1)), hp, self._treatment) for hp in (before, after))
         same = old.keys() == new.keys() and all(old[k] is new[k] or equal(old[k], new[k]) for k in old)
         if self._groups and not same:
             changed = {k: v for k, v in after.values().items() if v != before.values()[k]}
@@ -351,13 +507,16 @@ class Optimizer(Rule, Node):
     def __deepcopy__(self, memo: Any = None) -> Self:
         raise TypeError('An optimizer holds the weights of one model and cannot be copied: build another one.')
 
+    def __str__(self) -> str:
+        return summary(self)
+
     def __repr__(self) -> str:
         options = {**self.settings.plain('defaults'), **self.settings.plain('shared')}
         shown = ''.join(f', {k}={v!r}' for k, v in options.items() if k not in ('lr_scale', 'schedules'))
         return f'{type(self).__name__}(lr={self.lr_scheduler!r}{shown})'
 
 
-Optimizer.__signature__ = constructor_signature(Optimizer)
+Optimizer.__signature__ = constructor_signature(Optimizer, SHARED)
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -368,4 +527,16 @@ def equal(a: Any, b: Any) -> bool:
 
 def given(arguments: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
     """The arguments of a constructor by name, from its ``locals()``: each option goes on under its own name."""
-    return {name: value for name, value in arguments.items() if name not in ('self', '__class__', *left_out)}
+    arguments = {**arguments, **arguments.get('shared', {})}
+    return {name: value for name, value in arguments.items() if name not in ('self', '__class__', 'shared', *left_out)}
+
+
+def constructor_arguments(cls: type) -> set[str]:
+    """The names that the constructors of a class and its bases take."""
+    return {name for base in cls.__mro__ for name in inspect.signature(base.__init__).parameters}  # type: ignore[misc]
+
+
+def floating_dtype(dtype: Any) -> Any:
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f'Invalid state_dtype={dtype!r}. Must be a floating-point dtype.')
+    return jnp.dtype(dtype)

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import brainunit
@@ -157,6 +158,15 @@ RANGES = {
     'threshold': AT_LEAST_ZERO,
     'last_epoch': Range(-1),
     'epoch': AT_LEAST_ZERO,
+    'grokfast': POSITIVE,
+    'grokfast_decay': BELOW_ONE,
+    'grad_clip_adaptive': POSITIVE,
+    'max_consecutive_skips': AT_LEAST_ONE,
+    'loss_scale': POSITIVE,
+    'init_scale': POSITIVE,
+    'growth_factor': AT_LEAST_ONE,
+    'backoff_factor': Range(0, 1, low_open=True, high_open=True),
+    'growth_interval': AT_LEAST_ONE,
 }
 INTEGERS = {
     'step_size',
@@ -176,10 +186,16 @@ INTEGERS = {
     'cooldown',
     'mixing_warmup',
     'beta3_warmup',
+    'max_consecutive_skips',
+    'growth_interval',
 }
-OPTIONAL = {'grad_clip_norm', 'grad_clip_value', 'beta1'}
-DECAYS = {'betas', 'alpha', 'dampening', 'rho', 'beta1'}
+OPTIONAL = {'grad_clip_norm', 'grad_clip_value', 'grad_clip_adaptive', 'grokfast', 'loss_scale', 'beta1'}
+DECAYS = {'betas', 'alpha', 'dampening', 'rho', 'beta1', 'grokfast_decay'}
 PAIRS = {'betas'}
+CHOICES = {
+    'on_nonfinite': ('ignore', 'skip', 'zero', 'raise'),
+    'grad_clip_over': ('all', 'group', 'weight'),
+}
 OFF_AT_ZERO = {'weight_decay'}  # None for a compiled step while they are 0: reading a weight costs time
 ANY_FINITE = Range(-math.inf, math.inf, low_open=True, high_open=True)
 
@@ -196,6 +212,8 @@ def validate(name: str, value: Any, like: Any = 0.0) -> Any:
     """
     if value is None and name in OPTIONAL:
         return None
+    if name in CHOICES and value not in CHOICES[name]:
+        raise ValueError(f'Invalid {name}={value!r}. Must be one of {CHOICES[name]}.')
     if is_flag(like) and name not in OPTIONAL | RANGES.keys():
         if type(value) is not type(like):
             raise TypeError(f'Invalid {name}={value!r}. Must be a {type(like).__name__}.')
@@ -268,10 +286,16 @@ def from_leaf(name: str, leaf: Any) -> Any:
     return tuple(from_leaf(name, v) for v in leaf) if isinstance(leaf, tuple) else as_number(leaf)
 
 
-def constructor_signature(cls: type) -> inspect.Signature:
-    """What ``inspect.signature`` should show of a class; brainstate's ``Node`` hides it."""
+def constructor_signature(cls: type, shared: Mapping[str, Any] = MappingProxyType({})) -> inspect.Signature:
+    """What ``inspect.signature`` should show of a class, which brainstate's ``Node`` hides; ``shared`` spelled out."""
     signature = inspect.signature(cls.__init__)  # type: ignore[misc]
-    return signature.replace(parameters=list(signature.parameters.values())[1:], return_annotation=signature.empty)
+    parameters = list(signature.parameters.values())[1:]
+    if parameters and parameters[-1].name == 'shared':
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        taken = {parameter.name for parameter in parameters}
+        more = [inspect.Parameter(name, keyword, default=d) for name, d in shared.items() if name not in taken]
+        parameters = [*parameters[:-1], *more]
+    return signature.replace(parameters=parameters, return_annotation=signature.empty)
 
 
 @jax.tree_util.register_pytree_with_keys_class

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import brainstate
@@ -17,6 +17,7 @@ from braintools_optim.weights import inside_transformation
 __all__ = ['OptimState', 'Settings']
 
 Options = dict[str, Any]
+HIDDEN = ('schedules', 'frozen')  # flags that are no options: how often schedules changed, the names of frozen weights
 Schedules = dict[str, dict[str, LRScheduler]]  # by part and option
 Check = Callable[[Hyperparameters, Hyperparameters], None]  # of the options before and after a change
 
@@ -39,7 +40,7 @@ class Settings(Node):
         shared, shared_schedules = split(shared, {})
         defaults, default_schedules = split(defaults, kinds)
         values = {
-            'shared': Hyperparameters.as_leaves({**shared, 'schedules': ''}),
+            'shared': Hyperparameters.as_leaves({**shared, **dict.fromkeys(HIDDEN, '')}),
             'defaults': Hyperparameters.as_leaves(defaults),
             'groups': [],
         }
@@ -82,31 +83,32 @@ class Settings(Node):
         """The part that an option of the whole optimizer belongs to; None if there is no such option."""
         values = self.values.value if 'values' in self.__dict__ else {}  # the graph is putting this together
         parts = [p for p in ('shared', 'defaults') if p in values and name in values[p].values()]
-        return parts[0] if parts and name != 'schedules' else None
+        return parts[0] if parts and name not in HIDDEN else None
 
     # changes
 
-    def added(self, overrides: Options) -> tuple[Options, Callable[[], None]]:
-        """The options of one more group with ``overrides``; and what adds it."""
-        values = self.values.value
-        index = len(self.own)
-        options = {**values['defaults'].plain().values(), 'lr': self.lr_scheduler.base_lr_of(index)}
-        if unknown := overrides.keys() - options.keys():
-            raise TypeError(f'Unknown options of a group: {sorted(unknown)}. Must be among {sorted(options)}.')
-        if 'lr' in overrides and not self.lr_scheduler.uses_base_lr:
-            raise ValueError(
-                f'A group cannot have an lr of its own under {type(self.lr_scheduler).__name__}: '
-                f'give it an lr_scale, or list the base rates of all groups in the schedule.'
-            )
-        own, schedules = split(overrides, options)
-        options |= own
+    def added(self, groups: Sequence[Options]) -> tuple[list[Options], Callable[[], None]]:
+        """The options of further groups with these of their own; and what adds them."""
+        values, schedules = self.values.value, dict(self.schedules)
+        every, owned = [], []
+        for index, overrides in enumerate(groups, len(self.own)):
+            options = {**values['defaults'].plain().values(), 'lr': self.lr_scheduler.base_lr_of(index)}
+            if unknown := overrides.keys() - options.keys():
+                raise TypeError(f'Unknown options of a group: {sorted(unknown)}. Must be among {sorted(options)}.')
+            if 'lr' in overrides and not self.lr_scheduler.uses_base_lr:
+                raise ValueError(
+                    f'A group cannot have an lr of its own under {type(self.lr_scheduler).__name__}: '
+                    f'give it an lr_scale, or list the base rates of all groups in the schedule.'
+                )
+            own, schedules[str(index)] = split(overrides, options)
+            every.append(options | own)
+            owned.append(set(own))
 
         def add() -> None:
-            self.own = [*self.own, set(own)]
-            groups = [*values['groups'], Hyperparameters.as_leaves(options)]
-            self._commit({**values, 'groups': groups}, {**self.schedules, str(index): schedules})
+            self.own = [*self.own, *owned]
+            self._commit({**values, 'groups': [*values['groups'], *map(Hyperparameters.as_leaves, every)]}, schedules)
 
-        return options, add
+        return every, add
 
     def set(self, name: str, value: Any, group: int | None, check: Check) -> None:
         """Change an option, of one group or of all that have not their own, from the next update on."""
@@ -166,6 +168,16 @@ class Settings(Node):
             values = {**values, 'shared': shared.with_values(schedules=shared.schedules + '+')}
         self.schedules = schedules
         self.values.value = values
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """The names of the weights that stay as they are."""
+        return frozenset(filter(None, self.values.value['shared'].frozen.split('\n')))
+
+    def freeze(self, names: Iterable[str]) -> None:
+        """Let these weights, and no others, stay as they are."""
+        values = self.values.value
+        self.values.value = {**values, 'shared': values['shared'].with_values(frozen='\n'.join(sorted(names)))}
 
     # learning rates
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import brainunit
 import jax
 from brainunit import UNITLESS
 
-__all__ = ['gradient_scales', 'is_quantity']
+__all__ = ['gradient_scales', 'is_quantity', 'norm_scales']
 
 
 def is_quantity(x: Any) -> bool:
@@ -49,3 +49,18 @@ def gradient_scales(
         reference = loss.magnitude if loss_unit is not None or loss.dim != UNITLESS.dim else 1.0
         scales = tuple((g * w).magnitude / reference for _, w, g in units)
     return None if set(scales) == {1.0} else scales
+
+
+def norm_scales(units: Mapping[str, Any], norm_unit: Any) -> dict[str, float]:
+    """What the gradients of weights with these units are multiplied by in norms, where it is not 1.
+
+    The gradient is as if the weight had been written in that unit of ``norm_unit`` which has its dimension.
+    """
+    if norm_unit is None or norm_unit == 'own':
+        return {}
+    chosen = {unit.dim: unit for unit in (norm_unit if isinstance(norm_unit, (list, tuple)) else [norm_unit])}
+    without = [f'{name} ({unit})' for name, unit in units.items() if unit.dim not in chosen]
+    if without:
+        raise ValueError(f'Invalid norm_unit={norm_unit!r}. Must have the dimensions of all weights: {without}.')
+    scales = {name: chosen[unit.dim].magnitude / unit.magnitude for name, unit in units.items()}
+    return {name: scale for name, scale in scales.items() if scale != 1.0}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -142,7 +142,7 @@ class Weights:
         self._layouts: list[tuple[brainstate.State, Any, list[str]]] = []  # State, structure, names of its leaves
         self._structure: Any = None  # of all of them
         self._shapes: list[tuple[int, ...]] = []
-        self._orders: dict[Any, tuple[list[int], Scales]] = {}  # by the structure of the gradients
+        self._orders: dict[Any, tuple[list[int | None], Scales]] = {}  # by the structure of the gradients
 
     def __len__(self) -> int:
         return len(self._layouts)
@@ -225,32 +225,38 @@ class Weights:
             if any(getattr(leaf, 'weak_type', not hasattr(leaf, 'dtype')) for leaf in leaves):
                 state.value = structure.unflatten([jnp.asarray(leaf, jnp.result_type(leaf)) for leaf in leaves])
 
-    def match(self, gradients: Any, loss_unit: Any = None) -> tuple[list[Any], Scales]:
-        """The gradients' leaves in the order of ``keys``, and what they are to be multiplied by.
+    def named(self) -> dict[str, Any]:
+        """The leaves by name, with their units."""
+        values = [jax.tree.leaves(state.value, is_leaf=is_quantity) for state, _, _ in self._layouts]
+        return dict(zip(self.keys, (leaf for leaves in values for leaf in leaves), strict=True))
+
+    def state_of(self, key: str) -> brainstate.State:
+        """The State that a leaf belongs to."""
+        return next(state for state, _, names in self._layouts if key in names)
+
+    def match(
+        self, gradients: Any, loss_unit: Any = None, partial: bool = False, frozen: Set[str] = frozenset()
+    ) -> tuple[list[Any], Scales]:
+        """The gradients' leaves in the order of ``keys``, None where there is none, and what they are multiplied by.
 
         Gradients whose structure has been seen before, which is nearly always, are only reordered.
         """
         leaves, structure = jax.tree.flatten(gradients)
-        if (structure, loss_unit) not in self._orders:
-            found = self._find(gradients)
-            for state, own, names in self._layouts:  # units are part of a Quantity's structure: all else must agree
-                theirs = found[id(state)]
-                plain: list[Any] = [jax.tree.structure(x, is_leaf=is_quantity) for x in (state.value, theirs)]
-                if plain[0] != plain[1]:
-                    raise ValueError(
-                        f'The gradient of {", ".join(names)} has the structure {jax.tree.structure(theirs)}, '
-                        f'its weight {own}.'
-                    )
-            values = [state.value for state, _, _ in self._layouts]
-            scales = gradient_scales(values, [found[id(state)] for state, _, _ in self._layouts], self.keys, loss_unit)
-            places = self._find(jax.tree.unflatten(structure, range(len(leaves))))
-            order = jax.tree.leaves([places[id(state)] for state, _, _ in self._layouts])
-            self._orders[structure, loss_unit] = order, scales
-        order, scales = self._orders[structure, loss_unit]
-        return [leaves[i] for i in order], scales
+        seen = structure, loss_unit, partial, frozen
+        if seen not in self._orders:
+            found = self._find(gradients, partial, frozen)
+            places = self._find(jax.tree.unflatten(structure, range(len(leaves))), partial, frozen)
+            present = [(key, w) for key, w in self.named().items() if key in found]
+            scales = gradient_scales(
+                [w for _, w in present], [found[key] for key, _ in present], [key for key, _ in present], loss_unit
+            )
+            order = [jax.tree.leaves(places[key])[0] if key in places else None for key in self.keys]
+            self._orders[seen] = order, scales
+        order, scales = self._orders[seen]
+        return [None if i is None else leaves[i] for i in order], scales
 
-    def _find(self, gradients: Any) -> dict[int, Any]:
-        """The gradient of each State by the State's id; an error that lists what is missing or left over."""
+    def _find(self, gradients: Any, partial: bool, frozen: Set[str]) -> dict[str, Any]:
+        """The gradient of each leaf by name; an error that lists what is missing or left over."""
         found: dict[int, Any] = {}
         unknown: list[str] = []
 
@@ -261,16 +267,34 @@ class Weights:
             elif (entries := children(node)) is not None:
                 for key, entry in entries:
                     collect(entry, path + key)
-            else:
+            elif node is not None:
                 unknown.append(show(path))
 
         collect(gradients, ())
-        missing = [', '.join(names) for state, _, names in self._layouts if id(state) not in found]
-        problems = [f'missing or None: {", ".join(missing)}'] if missing else []
-        problems += [f'not registered: {", ".join(unknown)}'] if unknown else []
+        leaves: dict[str, Any] = {}
+        for state, structure, names in self._layouts:
+            if id(state) in found:
+                leaves |= self._leaves_of(found[id(state)], state, structure, names, partial)
+        missing = [key for key in self.keys if key not in leaves and key not in frozen]
+        problems = [f'missing or None: {", ".join(missing)}'] if missing and not partial else []
+        problems += [f'not registered: {", ".join(unknown)}'] if unknown and not partial else []
         if problems:
             raise KeyError('Gradients must be those of the registered weights. ' + '; '.join(problems))
-        return found
+        return leaves
+
+    def _leaves_of(
+        self, gradient: Any, state: brainstate.State, structure: Any, names: list[str], partial: bool
+    ) -> dict[str, Any]:
+        """The leaves of the gradient of one State by name; those that are None are left out."""
+        plain: Any = jax.tree.structure(state.value, is_leaf=is_quantity)  # units are part of a Quantity's structure
+        theirs: Any = jax.tree.structure(gradient, is_leaf=lambda x: is_quantity(x) or x is None)
+        if theirs != plain:
+            raise ValueError(
+                f'The gradient of {", ".join(names)} has the structure {jax.tree.structure(gradient)}, '
+                f'its weight {structure}.'
+            )
+        leaves = jax.tree.leaves(gradient, is_leaf=lambda x: is_quantity(x) or x is None)
+        return {name: leaf for name, leaf in zip(names, leaves, strict=True) if leaf is not None}
 
 
 def leaf_names(path: Path, value: Any) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 
@@ -9,6 +11,7 @@ from braintools_optim.optimizer import LearningRate, Optimizer
 from braintools_optim.options import Hyperparameters
 from braintools_optim.precision import sqrt
 from braintools_optim.rule import Slots
+from braintools_optim.shared_options import SharedOptions
 
 __all__ = ['Adafactor']
 
@@ -73,8 +76,8 @@ class Adafactor(Optimizer):
     >>> optimizer.update({'w': jnp.full((2, 3), 0.1)})  # 5 - 1e-2 * rms(w)
     >>> round(float(w.value[0, 0]), 6)
     4.95
-    >>> {slot: leaves['w'].shape for slot, leaves in optimizer.opt_state.value.items() if slot != 'step'}
-    {'col_var': (1, 3), 'row_var': (2, 1)}
+    >>> [optimizer.opt_state.value[slot]['w'].shape for slot in ('row_var', 'col_var')]
+    [(2, 1), (1, 3)]
     """
 
     def __init__(
@@ -90,7 +93,7 @@ class Adafactor(Optimizer):
         grad_clip_value: float | None = None,
         *,
         relative_step: bool = False,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(
             1e-2 if lr is None else lr,
@@ -98,7 +101,7 @@ class Adafactor(Optimizer):
             grad_clip_value,
             weight_decay=weight_decay,
             decoupled_weight_decay=True,
-            maximize=maximize,
+            **shared,
             eps=eps,
             clip_threshold=clip_threshold,
             decay_rate=decay_rate,

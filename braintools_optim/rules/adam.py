@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from braintools_optim.optimizer import LearningRate, Optimizer, given
 from braintools_optim.options import Decay, Hyperparameters
 from braintools_optim.precision import sqrt
 from braintools_optim.rule import Slots
+from braintools_optim.shared_options import SharedOptions
 
 __all__ = ['Adam', 'AdamW', 'RAdam']
 
@@ -87,9 +89,9 @@ class Adam(Moments):
         grad_clip_value: float | None = None,
         *,
         decoupled_weight_decay: bool = False,
-        maximize: bool = False,
         beta1: float | None = None,
         beta2: float | None = None,
+        **shared: Unpack[SharedOptions],
     ):
         betas = with_deprecated(betas, beta1, beta2)
         super().__init__(**given(locals(), 'beta1', 'beta2'))
@@ -144,7 +146,7 @@ class AdamW(Adam):
         grad_clip_value: float | None = None,
         *,
         amsgrad: bool = False,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()), decoupled_weight_decay=True)
 
@@ -205,7 +207,7 @@ class RAdam(Moments):
         grad_clip_value: float | None = None,
         *,
         decoupled_weight_decay: bool = False,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from braintools_optim.optimizer import LearningRate, Optimizer, given
 from braintools_optim.options import Hyperparameters, is_on
 from braintools_optim.precision import sqrt
 from braintools_optim.rule import Slots
+from braintools_optim.shared_options import SharedOptions
 
 __all__ = ['SM3', 'Adadelta', 'Adagrad']
 
@@ -65,8 +67,7 @@ class Adagrad(Optimizer):
         eps: float = 1e-10,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
-        *,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()))
 
@@ -127,8 +128,7 @@ class Adadelta(Optimizer):
         weight_decay: float = 0.0,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
-        *,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()))
 
@@ -193,8 +193,7 @@ class SM3(Optimizer):
         weight_decay: float = 0.0,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
-        *,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()))
 

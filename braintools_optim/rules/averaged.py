@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 
 from braintools_optim.optimizer import LearningRate, Optimizer, given
 from braintools_optim.options import Hyperparameters
 from braintools_optim.rule import Slots
+from braintools_optim.shared_options import SharedOptions
 
 __all__ = ['ASGD']
 
@@ -69,8 +72,7 @@ class ASGD(Optimizer):
         weight_decay: float = 0.0,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
-        *,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from braintools_optim.precision import sqrt
 from braintools_optim.rule import Slots
 from braintools_optim.rules.adam import Adam
 from braintools_optim.rules.sgd import SGD
+from braintools_optim.shared_options import SharedOptions
 
 __all__ = ['Fromage', 'Lamb', 'Lars', 'Novograd']
 
@@ -68,10 +69,9 @@ class Lamb(Adam):
         weight_decay: float = 0.0,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
-        *,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
-        super().__init__(lr, betas, eps, weight_decay, False, grad_clip_norm, grad_clip_value, maximize=maximize)
+        super().__init__(lr, betas, eps, weight_decay, False, grad_clip_norm, grad_clip_value, **shared)
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         adam, new = super().direction(g, w, slots, hp)
@@ -137,14 +137,14 @@ class Lars(SGD):
         grad_clip_value: float | None = None,
         *,
         nesterov: bool = False,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super(SGD, self).__init__(
             lr,
             grad_clip_norm,
             grad_clip_value,
             weight_decay=weight_decay,
-            maximize=maximize,
+            **shared,
             momentum=momentum,
             nesterov=nesterov,
             dampening=0.0,
@@ -207,8 +207,7 @@ class Novograd(Optimizer):
         weight_decay: float = 0.0,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
-        *,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()))
 
@@ -267,10 +266,9 @@ class Fromage(SGD):
         momentum: float = 0.0,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
-        *,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
-        super().__init__(lr, momentum, 0.0, False, grad_clip_norm, grad_clip_value, maximize=maximize)
+        super().__init__(lr, momentum, 0.0, False, grad_clip_norm, grad_clip_value, **shared)
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         buffer, new = super().direction(g, w, slots, hp)

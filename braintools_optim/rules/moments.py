@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 
@@ -10,6 +12,7 @@ from braintools_optim.options import Decay, Hyperparameters
 from braintools_optim.precision import sqrt
 from braintools_optim.rule import Slots
 from braintools_optim.rules.adam import Adam, Moments
+from braintools_optim.shared_options import SharedOptions
 
 __all__ = ['ADOPT', 'AdEMAMix', 'AdaBelief', 'Adamax', 'Yogi']
 
@@ -62,8 +65,7 @@ class Adamax(Moments):
         weight_decay: float = 0.0,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
-        *,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()))
 
@@ -135,7 +137,7 @@ class AdaBelief(Adam):
         eps_root: float = 1e-16,
         amsgrad: bool = False,
         decoupled_weight_decay: bool = False,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super(Adam, self).__init__(
             lr,
@@ -143,7 +145,7 @@ class AdaBelief(Adam):
             grad_clip_value,
             weight_decay=weight_decay,
             decoupled_weight_decay=decoupled_weight_decay,
-            maximize=maximize,
+            **shared,
             betas=betas,
             eps=eps,
             eps_root=eps_root,
@@ -208,14 +210,14 @@ class Yogi(Adam):
         grad_clip_value: float | None = None,
         *,
         initial_accumulator_value: float = 1e-6,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super(Adam, self).__init__(
             lr,
             grad_clip_norm,
             grad_clip_value,
             weight_decay=weight_decay,
-            maximize=maximize,
+            **shared,
             betas=betas,
             eps=eps,
             initial_accumulator_value=initial_accumulator_value,
@@ -288,7 +290,7 @@ class ADOPT(Moments):
         *,
         use_clipping: bool = True,
         decoupled_weight_decay: bool = False,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()))
 
@@ -363,7 +365,7 @@ class AdEMAMix(Moments):
         mixing: float = 5.0,
         mixing_warmup: int = 0,
         beta3_warmup: int = 0,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()), decoupled_weight_decay=True)
 

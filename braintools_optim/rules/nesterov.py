@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from braintools_optim.options import Hyperparameters
 from braintools_optim.precision import sqrt
 from braintools_optim.rule import Slots
 from braintools_optim.rules.adam import Moments
+from braintools_optim.shared_options import SharedOptions
 
 __all__ = ['Adan', 'NAdam', 'NAdamW', 'Nadam']
 
@@ -73,7 +74,7 @@ class Nadam(Moments):
         grad_clip_value: float | None = None,
         *,
         decoupled_weight_decay: bool = False,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()))
 
@@ -143,8 +144,7 @@ class NAdamW(Moments):
         weight_decay: float = 1e-4,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
-        *,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()), decoupled_weight_decay=True)
 
@@ -211,8 +211,7 @@ class Adan(Moments):
         weight_decay: float = 0.0,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
-        *,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 
 from braintools_optim.optimizer import LearningRate, Optimizer, given
 from braintools_optim.options import Hyperparameters, is_on
 from braintools_optim.rule import Slots
+from braintools_optim.shared_options import SharedOptions
 
 __all__ = ['SGD', 'Momentum', 'MomentumNesterov']
 
@@ -64,7 +67,7 @@ class SGD(Optimizer):
         grad_clip_value: float | None = None,
         *,
         dampening: float = 0.0,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()))
 
@@ -112,8 +115,9 @@ class Momentum(SGD):
         weight_decay: float = 0.0,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
+        **shared: Unpack[SharedOptions],
     ):
-        super().__init__(lr, momentum, weight_decay, False, grad_clip_norm, grad_clip_value)
+        super().__init__(lr, momentum, weight_decay, False, grad_clip_norm, grad_clip_value, **shared)
 
 
 class MomentumNesterov(SGD):
@@ -142,5 +146,6 @@ class MomentumNesterov(SGD):
         weight_decay: float = 0.0,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
+        **shared: Unpack[SharedOptions],
     ):
-        super().__init__(lr, momentum, weight_decay, True, grad_clip_norm, grad_clip_value)
+        super().__init__(lr, momentum, weight_decay, True, grad_clip_norm, grad_clip_value, **shared)

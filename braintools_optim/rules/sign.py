@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 
@@ -9,6 +11,7 @@ from braintools_optim.optimizer import LearningRate, Optimizer, given
 from braintools_optim.options import Hyperparameters
 from braintools_optim.rule import Slots
 from braintools_optim.rules.sgd import SGD
+from braintools_optim.shared_options import SharedOptions
 
 __all__ = ['Lion', 'Rprop', 'SignSGD', 'Signum']
 
@@ -58,8 +61,7 @@ class SignSGD(SGD):
         weight_decay: float = 0.0,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
-        *,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super(SGD, self).__init__(
             lr,
@@ -67,7 +69,7 @@ class SignSGD(SGD):
             grad_clip_value,
             weight_decay=weight_decay,
             decoupled_weight_decay=True,
-            maximize=maximize,
+            **shared,
             momentum=momentum,
             nesterov=False,
             dampening=0.0,
@@ -83,7 +85,7 @@ class Signum(SignSGD):
 
     Parameters
     ----------
-    lr, momentum, weight_decay, grad_clip_norm, grad_clip_value, maximize
+    lr, momentum, weight_decay, grad_clip_norm, grad_clip_value
         See :class:`SignSGD`.
 
     Raises
@@ -104,10 +106,9 @@ class Signum(SignSGD):
         weight_decay: float = 0.0,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
-        *,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
-        super().__init__(lr, momentum, weight_decay, grad_clip_norm, grad_clip_value, maximize=maximize)
+        super().__init__(lr, momentum, weight_decay, grad_clip_norm, grad_clip_value, **shared)
 
 
 class Lion(Optimizer):
@@ -152,8 +153,7 @@ class Lion(Optimizer):
         weight_decay: float = 0.0,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
-        *,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()), decoupled_weight_decay=True)
 
@@ -213,8 +213,7 @@ class Rprop(Optimizer):
         step_sizes: tuple[float, float] = (1e-6, 50.0),
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
-        *,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import optax
 from braintools_optim.optax_optimizer import OptaxOptimizer, to_optax
 from braintools_optim.optimizer import LearningRate, Optimizer
 from braintools_optim.options import Hyperparameters
+from braintools_optim.shared_options import SharedOptions
 
 __all__ = ['LBFGS', 'Lookahead']
 
@@ -72,6 +73,7 @@ class LBFGS(OptaxOptimizer):
         linesearch: str | optax.GradientTransformationExtraArgs | None = None,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
+        **shared: Unpack[SharedOptions],
     ):
         if memory_size < 1:
             raise ValueError(f'Invalid memory_size={memory_size}. Must be >= 1.')
@@ -81,7 +83,9 @@ class LBFGS(OptaxOptimizer):
         if not isinstance(search, optax.GradientTransformation):
             raise ValueError(f'Unknown linesearch method: {linesearch!r}. Must be one of {sorted(LINESEARCHES)}.')
         newton = optax.scale_by_lbfgs(memory_size, scale_init_precond)
-        super().__init__(optax.chain(newton, optax.scale(-1.0), search), lr, 0.0, grad_clip_norm, grad_clip_value)
+        super().__init__(
+            optax.chain(newton, optax.scale(-1.0), search), lr, 0.0, grad_clip_norm, grad_clip_value, **shared
+        )
         self.memory_size, self.scale_init_precond, self.linesearch = memory_size, scale_init_precond, linesearch
 
     def tree_direction(
@@ -152,13 +156,14 @@ class Lookahead(OptaxOptimizer):
         weight_decay: float = 0.0,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
+        **shared: Unpack[SharedOptions],
     ):
         if sync_period < 1:
             raise ValueError(f'Invalid sync_period={sync_period}. Must be >= 1.')
         if not 0 <= alpha <= 1:
             raise ValueError(f'Invalid alpha={alpha}. Must be in [0, 1].')
         fast = to_optax(base_optimizer) if isinstance(base_optimizer, Optimizer) else base_optimizer
-        super().__init__(fast, 1.0 if lr is None else lr, weight_decay, grad_clip_norm, grad_clip_value)
+        super().__init__(fast, 1.0 if lr is None else lr, weight_decay, grad_clip_norm, grad_clip_value, **shared)
         self.base_optimizer, self.sync_period, self.alpha = base_optimizer, sync_period, alpha
 
     def init_tree(self, weights: dict[str, Array], hp: Hyperparameters) -> Any:

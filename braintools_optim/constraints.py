@@ -1,0 +1,148 @@
+"""Constraints: projections that weights obey exactly after every update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import brainunit
+import jax
+import jax.numpy as jnp
+from optax import projections
+
+from braintools_optim.selection import Predicate, matches
+
+__all__ = ['Constraint', 'bound', 'box', 'keep_sign', 'keep_zeros', 'non_negative', 'simplex', 'unit_norm']
+
+Array = jax.Array
+Axis = int | tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A projection of the numbers of a weight in its own unit: ``project(w, data)``.
+
+    ``data = begin(w, unit)`` is made at registration and kept with the memory.
+
+    Examples
+    --------
+    >>> import brainstate, jax.numpy as jnp
+    >>> from braintools_optim import SGD
+    >>> w = brainstate.ParamState(jnp.array([1.0, -1.0]))
+    >>> optimizer = SGD(1.0, constraints={'w': keep_sign()}).register_trainable_weights({'w': w})
+    >>> optimizer.update({'w': jnp.array([3.0, 3.0])})
+    >>> w.value.tolist()
+    [0.0, -4.0]
+    """
+
+    project: Callable[[Array, Any], Array]
+    begin: Callable[[Array, Any], Any] = lambda w, unit: ()
+
+
+def bound(constraints: Mapping[Predicate, Any], weights: Mapping[str, Any]) -> dict[str, Constraint]:
+    """The constraint of each weight that has one; several that fit a weight apply in their order."""
+    every = {predicate: as_constraint(constraint) for predicate, constraint in constraints.items()}
+    found = {name: tuple(c for p, c in every.items() if matches(p, name, w)) for name, w in weights.items()}
+    chains = {chain: chained(chain) for chain in found.values()}
+    for name, chain in found.items():
+        w = brainunit.get_mantissa(weights[name])
+        if chain and jnp.iscomplexobj(w):
+            raise TypeError(f'Invalid constraint of {name}, which is {w.dtype}. Only real weights can have one.')
+        for constraint in chain:
+            check_projection(constraint, name, w, brainunit.get_unit(weights[name]))
+    return {name: chains[chain] for name, chain in found.items() if chain}
+
+
+def check_projection(constraint: Constraint, name: str, w: Any, unit: Any) -> None:
+    result = jax.eval_shape(lambda w: constraint.project(w, constraint.begin(w, unit)), w)
+    if jnp.shape(result) != jnp.shape(w):
+        raise ValueError(f'Invalid constraint of {name}: it makes {result} of a weight of shape {list(jnp.shape(w))}.')
+
+
+def chained(constraints: tuple[Constraint, ...]) -> Constraint:
+    def project(w: Array, data: Any) -> Array:
+        for constraint, own in zip(constraints, data, strict=True):
+            w = constraint.project(w, own)
+        return w
+
+    return Constraint(project, lambda w, unit: tuple(constraint.begin(w, unit) for constraint in constraints))
+
+
+def as_constraint(constraint: Any) -> Constraint:
+    """A constraint as it is; any other function from weight to weight as one."""
+    if isinstance(constraint, Constraint):
+        return constraint
+    if not callable(constraint):
+        raise TypeError(f'Invalid constraint {constraint!r}. Must be a Constraint or a function from weight to weight.')
+    return Constraint(lambda w, _: constraint(w))
+
+
+def non_negative() -> Constraint:
+    """No entry below 0."""
+    return Constraint(lambda w, _: jnp.maximum(w, 0))
+
+
+def box(lower: Any = None, upper: Any = None) -> Constraint:
+    """Entries between two bounds: numbers in the weight's unit, or Quantities; arrays broadcast."""
+
+    def begin(w: Array, unit: Any) -> tuple[Array, Array]:
+        low, high = (
+            jnp.asarray(end if bound is None else mantissa_in(bound, unit), w.dtype)
+            for bound, end in ((lower, -jnp.inf), (upper, jnp.inf))
+        )
+        return low, high
+
+    if lower is not None and upper is not None and brainunit.math.any(lower > upper):
+        raise ValueError(f'Invalid lower={lower} of a box. Must be at most upper={upper}.')
+    return Constraint(lambda w, bounds: projections.projection_box(w, *bounds), begin)
+
+
+def unit_norm(axis: Axis = None) -> Constraint:
+    """2-norm 1, of the whole weight or along ``axis``; zeros stay."""
+
+    def project(w: Array, _: Any) -> Array:
+        norm = jnp.sqrt(jnp.sum(w * w, axis, keepdims=True))
+        return w / jnp.where(norm == 0, 1, norm)
+
+    return Constraint(project)
+
+
+def simplex(axis: int | None = None) -> Constraint:
+    """Entries at least 0 that sum to 1, of the whole weight or along ``axis``."""
+
+    def project(w: Array, _: Any) -> Array:
+        rows = w.reshape(1, -1) if axis is None else jnp.moveaxis(w, axis, -1).reshape(-1, w.shape[axis])
+        projected: Array = jax.vmap(projections.projection_simplex)(rows)
+        if axis is None:
+            return projected.reshape(w.shape)
+        return jnp.moveaxis(projected.reshape(jnp.moveaxis(w, axis, -1).shape), -1, axis)
+
+    return Constraint(project)
+
+
+def keep_sign(sign: Any = None) -> Constraint:
+    """Dale's law: each entry keeps the sign that it has at registration, or that of ``sign``; a zero stays zero."""
+
+    def begin(w: Array, unit: Any) -> Array:
+        return jnp.broadcast_to(jnp.sign(jnp.asarray(w if sign is None else sign, w.dtype)), w.shape)
+
+    return Constraint(lambda w, sign: jnp.where(w * sign > 0, w, 0), begin)
+
+
+def keep_zeros(mask: Any = None) -> Constraint:
+    """Sparsity: entries that are 0 at registration, or where ``mask`` is false, are 0."""
+
+    def begin(w: Array, unit: Any) -> Array:
+        return jnp.broadcast_to(jnp.asarray(w if mask is None else mask) != 0, w.shape)
+
+    return Constraint(lambda w, mask: jnp.where(mask, w, 0), begin)
+
+
+def mantissa_in(bound: Any, unit: Any) -> Any:
+    """A bound as numbers in a weight's unit."""
+    if not isinstance(bound, brainunit.Quantity):
+        return bound
+    if bound.unit.dim != unit.dim:
+        raise ValueError(f'Invalid bound {bound}. Must have the dimension of the weight, whose unit is {unit}.')
+    return bound.to(unit).mantissa

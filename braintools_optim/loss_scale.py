@@ -1,0 +1,96 @@
+"""Loss scaling: gradients of half precision, kept from vanishing by a factor on the loss that finds itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from brainstate.graph import Node
+from jax.core import Tracer
+
+from braintools_optim.options import validate
+from braintools_optim.settings import OptimState
+
+__all__ = ['DynamicLossScale']
+
+Array = jax.Array
+
+
+class DynamicLossScale(Node):
+    r"""A factor on the loss that grows until gradients overflow, and backs off when they do.
+
+    .. math::
+        s \leftarrow \begin{cases} s \cdot \text{backoff} & \text{if a gradient is not finite; no update} \\
+        s \cdot \text{growth} & \text{after growth\_interval updates in a row} \end{cases}
+
+    Parameters
+    ----------
+    init_scale : float, default 2.0**16
+        Above 0.
+    growth_factor : float, default 2.0
+        At least 1.
+    backoff_factor : float, default 0.5
+        In (0, 1).
+    growth_interval : int, default 2000
+        At least 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is not of its kind or out of its range.
+
+    References
+    ----------
+    Micikevicius et al. (2018), Mixed Precision Training; ``torch.amp.GradScaler``.
+
+    Examples
+    --------
+    >>> import brainstate, jax.numpy as jnp
+    >>> from braintools_optim import SGD
+    >>> loss_scale = DynamicLossScale(init_scale=8.0)
+    >>> w = brainstate.ParamState(jnp.array(1.0, jnp.float16))
+    >>> optimizer = SGD(0.5, loss_scale=loss_scale).register_trainable_weights({'w': w})
+    >>> grads = brainstate.transform.grad(lambda: loss_scale.scale(w.value**2), {'w': w})()
+    >>> optimizer.update(grads)
+    >>> float(w.value)
+    0.0
+    >>> optimizer.update({'w': jnp.array(jnp.inf, jnp.float16)})
+    >>> float(w.value), loss_scale.current
+    (0.0, 4.0)
+    """
+
+    def __init__(
+        self,
+        init_scale: float = 2.0**16,
+        growth_factor: float = 2.0,
+        backoff_factor: float = 0.5,
+        growth_interval: int = 2000,
+    ):
+        self.growth_factor = validate('growth_factor', growth_factor)
+        self.backoff_factor = validate('backoff_factor', backoff_factor)
+        self.growth_interval = validate('growth_interval', growth_interval)
+        scale = jnp.asarray(validate('init_scale', init_scale), jnp.float32)
+        self.state = OptimState({'scale': scale, 'updates': jnp.zeros((), jnp.int32)})
+
+    @property
+    def current(self) -> Any:
+        """The present factor."""
+        scale = self.state.value['scale']
+        return scale if isinstance(scale, Tracer) else float(scale)
+
+    def scale(self, loss: Any) -> Any:
+        """The loss times the factor, in float32 at least: what is to be differentiated."""
+        return loss * self.state.value['scale']
+
+    def after(self, state: dict[str, Array], finite: Array) -> dict[str, Array]:
+        """The state after gradients that were finite, or not."""
+        updates = jnp.where(finite, state['updates'] + 1, 0)
+        grown = updates == self.growth_interval
+        # as torch does it, a factor that would leave float32's range stays
+        larger = state['scale'] * jnp.where(grown, self.growth_factor, 1.0)
+        scale = jnp.where(jnp.isfinite(larger), larger, state['scale'])
+        return {
+            'scale': jnp.where(finite, scale, state['scale'] * self.backoff_factor),
+            'updates': jnp.where(grown, 0, updates),
+        }

@@ -1,0 +1,41 @@
+"""Selection: which weights are meant, by their dotted names or by a function of name and weight."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+__all__ = ['Predicate', 'matches', 'selected', 'usual_exclusions']
+
+Predicate = str | Callable[[str, Any], bool]
+"""A pattern for the last parts of a dotted name (``'bias'``, ``'layers.*.weight'``), or ``(name, weight) -> bool``."""
+
+NOT_SYNAPTIC = re.compile(r'(bias|scale|norm\w*|gamma|beta|tau\w*|\w*_tau|v_?th\w*|threshold\w*)', re.IGNORECASE)
+
+
+def matches(predicate: Predicate, name: str, weight: Any) -> bool:
+    """Whether a weight is meant."""
+    if isinstance(predicate, str):
+        return fnmatchcase(name, predicate) or fnmatchcase(name, f'*.{predicate}')
+    if not callable(predicate):
+        raise TypeError(f'Invalid predicate {predicate!r}. Must be a pattern for names or a function (name, weight).')
+    return bool(predicate(name, weight))
+
+
+def selected(predicate: Predicate, weights: Mapping[str, Any]) -> list[str]:
+    """The names of those that are meant."""
+    return [name for name, weight in weights.items() if matches(predicate, name, weight)]
+
+
+def usual_exclusions(name: str, weight: Any) -> bool:
+    """What is usually not decayed: vectors and scalars, biases, norms, time constants and thresholds.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> usual_exclusions('layers.0.weight', jnp.ones((2, 2))), usual_exclusions('layers.0.bias', jnp.ones(2))
+    (False, True)
+    """
+    return weight.ndim < 2 or any(NOT_SYNAPTIC.fullmatch(part) for part in name.split('.'))
