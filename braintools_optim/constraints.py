@@ -55,9 +55,12 @@ def bound(constraints: Mapping[Predicate, Any], weights: Mapping[str, Any]) -> d
 
 
 def check_projection(constraint: Constraint, name: str, w: Any, unit: Any) -> None:
-    result = jax.eval_shape(lambda w: constraint.project(w, constraint.begin(w, unit)), w)
+    try:
+        result = jax.eval_shape(lambda w: constraint.project(w, constraint.begin(w, unit)), w)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f'Invalid constraint of {name}, of shape {list(jnp.shape(w))}: {error}') from error
     if jnp.shape(result) != jnp.shape(w):
-        raise ValueError(f'Invalid constraint of {name}: it makes {result} of a weight of shape {list(jnp.shape(w))}.')
+        raise ValueError(f'Invalid constraint of {name}, of shape {list(jnp.shape(w))}: it makes {result}.')
 
 
 def chained(constraints: tuple[Constraint, ...]) -> Constraint:
@@ -75,12 +78,13 @@ def as_constraint(constraint: Any) -> Constraint:
         return constraint
     if not callable(constraint):
         raise TypeError(f'Invalid constraint {constraint!r}. Must be a Constraint or a function from weight to weight.')
-    return Constraint(lambda w, _: constraint(w))
+    function: Callable[[Array], Array] = constraint
+    return Constraint(lambda w, _: function(w))
 
 
 def non_negative() -> Constraint:
     """No entry below 0."""
-    return Constraint(lambda w, _: jnp.maximum(w, 0))
+    return box(0)
 
 
 def box(lower: Any = None, upper: Any = None) -> Constraint:
@@ -95,7 +99,7 @@ def box(lower: Any = None, upper: Any = None) -> Constraint:
 
     if lower is not None and upper is not None and brainunit.math.any(lower > upper):
         raise ValueError(f'Invalid lower={lower} of a box. Must be at most upper={upper}.')
-    return Constraint(lambda w, bounds: projections.projection_box(w, *bounds), begin)
+    return Constraint(lambda w, bounds: jnp.clip(w, *bounds), begin)
 
 
 def unit_norm(axis: Axis = None) -> Constraint:

@@ -12,7 +12,9 @@ __all__ = ['Predicate', 'matches', 'selected', 'usual_exclusions']
 Predicate = str | Callable[[str, Any], bool]
 """A pattern for the last parts of a dotted name (``'bias'``, ``'layers.*.weight'``), or ``(name, weight) -> bool``."""
 
-NOT_SYNAPTIC = re.compile(r'(bias|scale|norm\w*|gamma|beta|tau\w*|\w*_tau|v_?th\w*|threshold\w*)', re.IGNORECASE)
+NOT_SYNAPTIC = re.compile(
+    r'(\w+_)?(bias|scale|gamma|beta|tau\d*|v_?th|threshold)(_\w+)?|([a-z]+_?)?norm\d*|[bl]n\d*', re.IGNORECASE
+)
 
 
 def matches(predicate: Predicate, name: str, weight: Any) -> bool:

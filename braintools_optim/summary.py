@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ['summary']
 
+HEADER: tuple[str, ...] = ('group', 'weights', 'parameters', 'own options', 'frozen', 'not decayed', 'constrained')
 SHOWN = 3  # names of weights of a group
 
 
@@ -19,10 +20,7 @@ def summary(optimizer: Optimizer) -> str:
     groups = range(len(optimizer.param_groups))
     if not groups:
         return f'{head}, no weights registered'
-    rows: list[tuple[str, ...]] = [
-        ('group', 'weights', 'parameters', 'own options', 'frozen', 'not decayed', 'constrained')
-    ]
-    rows += [row(optimizer, group) for group in groups]
+    rows = [HEADER, *(row(optimizer, group) for group in groups)]
     kept = [column for column in zip(*rows, strict=True) if any(column[1:])]
     lines = zip(*[[cell.ljust(max(map(len, column))) for cell in column] for column in kept], strict=True)
     return '\n'.join([head, *('  '.join(cells).rstrip() for cells in lines)])

@@ -21,6 +21,7 @@ from table import OPTIMIZERS
 import braintools_optim as bo
 from braintools_optim import rules
 from braintools_optim.rule import TreeRule
+from braintools_optim.shared_options import SHARED
 
 RECORDS = np.load(Path(__file__).parent / 'golden' / 'rules.npz')
 HAS_TORCH = importlib.util.find_spec('torch') is not None
@@ -150,6 +151,8 @@ NO_EFFECT = {'Rprop.grad_clip_norm', 'Rprop.grad_clip_value'}  # by design: clip
 def test_every_option_acts(rule: type[bo.Optimizer]) -> None:
     seen: dict[str, Any] = {}
     for name, parameter in inspect.signature(rule).parameters.items():
+        if name in SHARED and name != 'maximize':  # written once for all rules, and tested once
+            continue
         key, default = f'{rule.__name__}.{name}', parameter.default
         needed = NEEDED.get(key, NEEDED.get(name, {}))
         other = OTHERS.get(name, not default if isinstance(default, bool) else 0.3)
@@ -296,7 +299,7 @@ def test_positional_order_is_that_of_existing_code() -> None:
         positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
         assert positional == [*arguments.split(), 'grad_clip_norm', 'grad_clip_value']
         optimizer = getattr(rules, name)()
-        given = {p.name: p.default for p in parameters if p.name not in ('lr', 'relative_step')}
+        given = {p.name: p.default for p in parameters if p.name not in ('lr', 'relative_step', 'metrics')}
         assert {option: getattr(optimizer, option) for option in given} == given
 
 
