@@ -78,7 +78,7 @@ def as_constraint(constraint: Any) -> Constraint:
         return constraint
     if not callable(constraint):
         raise TypeError(f'Invalid constraint {constraint!r}. Must be a Constraint or a function from weight to weight.')
-    function: Callable[[Array], Array] = constraint
+    function: Any = constraint
     return Constraint(lambda w, _: function(w))
 
 

@@ -50,7 +50,7 @@ def warn_of_skips(consecutive: Array, limit: Array) -> None:
     """Warn, also from compiled code, whenever so many updates in a row have been skipped."""
 
     def warn(consecutive: Any, limit: Any) -> None:
-        if consecutive % limit == 0:  # under vmap both branches run
+        if consecutive and consecutive % limit == 0:  # under vmap both branches run
             warnings.warn(
                 f'{consecutive} updates in a row were skipped: gradients were not finite. See diagnose(grads).',
                 RuntimeWarning,

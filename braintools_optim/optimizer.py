@@ -93,8 +93,10 @@ class Optimizer(Rule, Node):
         Projections that the weights obey after every update, see :mod:`braintools_optim.constraints`.
     state_dtype : dtype, optional
         What the memory is kept in. Default: the weight's dtype, float32 for half precision.
+    rounding : {'nearest', 'stochastic'}, default 'nearest'
+        How half-precision weights are rounded; stochastically, small steps add up on average.
     master_weights : bool, default False
-        Keep a float32 copy of half-precision weights, so that small steps add up.
+        Keep a float32 copy of half-precision weights, so that small steps add up exactly.
     metrics : bool, default False
         Keep what each update saw and did, see :attr:`metrics`.
     **options
@@ -537,6 +539,11 @@ def constructor_arguments(cls: type) -> set[str]:
 
 
 def floating_dtype(dtype: Any) -> Any:
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f'Invalid state_dtype={dtype!r}. Must be a floating-point dtype.')
-    return jnp.dtype(dtype)
+    refusal = f'Invalid state_dtype={dtype!r}. Must be a floating-point dtype.'
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        raise TypeError(refusal) from None
+    if not jnp.issubdtype(found, jnp.floating):
+        raise TypeError(refusal)
+    return found

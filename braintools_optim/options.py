@@ -195,6 +195,7 @@ PAIRS = {'betas'}
 CHOICES = {
     'on_nonfinite': ('ignore', 'skip', 'zero', 'raise'),
     'grad_clip_over': ('all', 'group', 'weight'),
+    'rounding': ('nearest', 'stochastic'),
 }
 OFF_AT_ZERO = {'weight_decay'}  # None for a compiled step while they are 0: reading a weight costs time
 ANY_FINITE = Range(-math.inf, math.inf, low_open=True, high_open=True)

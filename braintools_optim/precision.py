@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-__all__ = ['cast_floats', 'compute_dtype', 'from_working', 'sqrt', 'to_working']
+__all__ = ['cast_floats', 'compute_dtype', 'from_working', 'round_stochastically', 'sqrt', 'to_working']
 
 Array = jax.Array
 
@@ -29,6 +29,15 @@ def from_working(x: Array, dtype: Any) -> Array:
     if jnp.issubdtype(dtype, jnp.complexfloating):
         return jax.lax.complex(x[..., 0], x[..., 1]).astype(dtype)
     return x.astype(dtype)
+
+
+def round_stochastically(x: Array, dtype: Any, key: Array) -> Array:
+    """One of the two neighbours of ``x`` in a narrower dtype, the nearer one more often: right on average."""
+    near = x.astype(dtype)
+    rest = x - near.astype(x.dtype)
+    far = jnp.nextafter(near, jnp.where(rest > 0, jnp.inf, -jnp.inf).astype(dtype))
+    share = rest / (far.astype(x.dtype) - near.astype(x.dtype))
+    return jnp.where((rest != 0) & (jax.random.uniform(key, x.shape) < share), far, near)
 
 
 def cast_floats(tree: Any, like: Array) -> Any:

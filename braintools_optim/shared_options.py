@@ -29,6 +29,7 @@ class SharedOptions(TypedDict, total=False):
     no_decay: Predicate | None
     constraints: Mapping[Predicate, Constraint | Callable[[Any], Any]] | None
     state_dtype: Any
+    rounding: Literal['nearest', 'stochastic']
     master_weights: bool
     metrics: bool
 
@@ -41,6 +42,7 @@ OF_ALL: dict[str, Any] = {
     'grad_clip_adaptive': None,
     'on_nonfinite': 'ignore',
     'max_consecutive_skips': 20,
+    'rounding': 'nearest',
 }
 """Those that concern all groups together."""
 

@@ -13,7 +13,7 @@ import numpy as np
 from braintools_optim.clipping import clip_adaptively, clip_by_value, global_norm, norm_clip_factor
 from braintools_optim.constraints import Constraint
 from braintools_optim.options import Hyperparameters
-from braintools_optim.precision import cast_floats, compute_dtype, from_working, to_working
+from braintools_optim.precision import cast_floats, compute_dtype, from_working, round_stochastically, to_working
 from braintools_optim.rule import Rule, Slots, TreeRule
 from braintools_optim.treatment import Treatment
 
@@ -127,7 +127,12 @@ def step(
         own = counts if list(keys) == list(weights) else counts[np.array([place[key] for key in keys], np.int32)]
         hp = hp.with_values(**looked, factor=factor, decay=decay, changes_only=treatment.changes_only, step=own)
         undecayed = hp.with_values(weight_decay=jnp.zeros(()), decay='none')
-        hps = {key: undecayed if key in treatment.undecayed else hp for key in keys}
+        hps = {
+            key: (undecayed if key in treatment.undecayed else hp).with_values(
+                step=own[i], **random_place(shared, place[key])
+            )
+            for i, key in enumerate(keys)
+        }
         new: dict[str, Array] = {}
         if isinstance(rule, TreeRule) and keys:
             new, state = update_tree(rule, hp, hps, weights, gradients, new_memory, str(index), extra, treatment)
@@ -143,7 +148,7 @@ def step(
                         gradients[key],
                         slots_of(memory, key),
                         memory.get('constraint', {}).get(key),
-                        hps[key].with_values(step=hp.step[i], **values),
+                        hps[key].with_values(**values),
                     )
                     for slot, value in slots.items():
                         new_memory[slot][key] = value
@@ -158,6 +163,11 @@ def step(
         total, consecutive = memory['skipped']
         new_memory['skipped'] = jnp.stack([total + ~finite, jnp.where(finite, 0, consecutive + 1)])
     return Outcome(new_weights, new_memory, finite, metrics)
+
+
+def random_place(shared: Hyperparameters, place: int) -> dict[str, Array]:
+    """What sets the random numbers of one weight apart from those of the others, if there are any."""
+    return {'place': jnp.uint32(place)} if shared.rounding == 'stochastic' else {}
 
 
 def survey(
@@ -296,7 +306,10 @@ def moved(
         direction = direction + hp.weight_decay * current
     change: Array = hp.lr * direction
     new = -change if hp.changes_only else current - change
-    result = from_working(new, w.dtype)
+    if hp.rounding == 'stochastic' and compute_dtype(w) != w.dtype:
+        result = round_stochastically(new, w.dtype, jax.random.fold_in(jax.random.key(hp.place), hp.step))
+    else:
+        result = from_working(new, w.dtype)
     if constraint is not None:
         result = constraint.project(result, data).astype(w.dtype)
     if 'master' in slots:

@@ -173,7 +173,7 @@ class Lookahead(OptaxOptimizer):
         self, gradients: dict[str, Array], weights: dict[str, Array], state: Any, hp: Hyperparameters, extra: Any
     ) -> tuple[dict[str, Array], Any]:
         backward, fast = super().tree_direction(gradients, weights, state['fast'], hp, extra)
-        sync, lr = hp.step[0] % self.sync_period == 0, jnp.where(hp.lr == 0, 1.0, hp.lr)
+        sync, lr = jnp.max(hp.step) % self.sync_period == 0, jnp.where(hp.lr == 0, 1.0, hp.lr)
         slow = {k: s + self.alpha * (weights[k] - hp.lr * backward[k] - s) for k, s in state['slow'].items()}
         back = {k: jnp.where(sync, (weights[k] - slow[k]) / lr, d) for k, d in backward.items()}
         return back, {'slow': {k: jnp.where(sync, slow[k], s) for k, s in state['slow'].items()}, 'fast': fast}
