@@ -494,17 +494,10 @@ class Optimizer(Rule, Node):
 
     # checkpoints
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that the next update depends on but the weights: plain numbers and NumPy arrays by path."""
-        return checkpoint.state_dict(self)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> list[str]:
-        """Go on from where :meth:`state_dict` was taken.
-
-        All differences in names, shapes, dtypes and flags are one ``ValueError`` that changes nothing;
-        with ``strict=False`` what fits is loaded and the differences are returned.
-        """
-        return checkpoint.load_state_dict(self, state_dict, strict)
+    state_dict = checkpoint.state_dict
+    load_state_dict = checkpoint.load_state_dict
+    save = checkpoint.save
+    load = checkpoint.load
 
     def __deepcopy__(self, memo: Any = None) -> Self:
         raise TypeError('An optimizer holds the weights of one model and cannot be copied: build another one.')
