@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import brainstate
@@ -11,8 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from schedule_table import DISTINCT
-from table import OPTIMIZERS
+import resuming
 
 import braintools_optim as bo
 
@@ -38,30 +41,16 @@ def train(opt: bo.Optimizer, states: dict[str, Any], first: int, last: int) -> N
         opt.lr.step()
 
 
-def resumes(make: Callable[[], bo.Optimizer], groups: int = 1) -> None:
-    opt, states = build(make, groups=groups)
-    train(opt, states, 0, 3)
-    opt.lr = 0.07
-    saved, weights = opt.state_dict(), jax.tree.map(np.array, {k: s.value for k, s in states.items()})
-    train(opt, states, 3, 6)
-    again, others = build(make, weights, groups)
-    again.load_state_dict(saved)
-    assert (again.current_lr, int(again.step_count.value)) == (saved['lr'], saved['step_count']) == (0.07, 3)
-    train(again, others, 3, 6)
-    for name in states:
-        jax.tree.map(np.testing.assert_array_equal, states[name].value, others[name].value)
-    assert again.state_dict()['lr'] == opt.state_dict()['lr']
-
-
-@pytest.mark.parametrize('groups', [1, 3])
-@pytest.mark.parametrize('optimizer', OPTIMIZERS, ids=lambda o: o.__name__)
-def test_every_optimizer_resumes(optimizer: type[bo.Optimizer], groups: int) -> None:
-    resumes(lambda: optimizer(lr=bo.StepLR(0.1, 2, 0.5), grad_clip_norm=1.0), groups)
-
-
-@pytest.mark.parametrize('scheduler', [case.build for case in DISTINCT], ids=[case.name for case in DISTINCT])
-def test_every_schedule_resumes(scheduler: Callable[[], bo.LRScheduler]) -> None:
-    resumes(lambda: bo.SGD(scheduler(), momentum=0.5, weight_decay=bo.StepLR(0.1, 2, 0.5)))
+def test_runs_go_on_in_another_process(tmp_path: Path) -> None:
+    """Every optimizer and schedule, one group and three, eager and compiled, float32 and bfloat16, to the bit."""
+    for what in ('run', 'resume'):
+        command = [sys.executable, resuming.__file__, what, str(tmp_path)]
+        path = os.pathsep.join([str(Path(bo.__file__).parents[1]), os.environ.get('PYTHONPATH', '')])
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**os.environ, 'PYTHONPATH': path}
+        )
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f'{name} goes on' for name, _ in resuming.runs()]
 
 
 def test_a_state_dict_is_plain_and_apart() -> None:

@@ -1,0 +1,111 @@
+"""Runs that are stopped half way and go on in another process: ``python resuming.py run|resume DIRECTORY``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import numpy as np
+from schedule_table import DISTINCT
+
+import braintools_optim as bo
+from braintools_optim import files, rules
+
+HALF = 3  # of the steps; Lookahead goes back at the fifth
+Weights = dict[str, brainstate.ParamState]
+
+
+class Run(NamedTuple):
+    optimizer: Callable[[], bo.Optimizer]
+    weights: str
+    groups: int = 1
+    jit: bool = False
+
+
+def runs() -> Iterator[tuple[str, Run]]:
+    """Every optimizer, every schedule; one group and three; eagerly and under ``jit``."""
+    more = {rules.Lookahead: {'base_optimizer': bo.Adam(0.1)}, rules.Adam: {'amsgrad': True}}
+    optimizers = {cls: more.get(cls, {}) for cls in [getattr(rules, name) for name in rules.__all__]}
+    for cls, options in {**optimizers, bo.OptaxOptimizer: {}}.items():
+
+        def make(cls: Any = cls, options: Any = options) -> bo.Optimizer:
+            built: bo.Optimizer = cls(lr=bo.StepLR(0.1, 2, 0.5), grad_clip_norm=1.0, **options)
+            return built
+
+        yield cls.__name__, Run(make, 'ab')
+        if cls in (rules.RAdam, rules.Momentum, rules.Adafactor, rules.Lookahead):
+            yield f'{cls.__name__} in three groups', Run(make, 'abc', groups=3)
+            yield f'{cls.__name__} in three groups under jit', Run(make, 'abc', groups=3, jit=True)
+    for case in DISTINCT:
+
+        def descend(build: Any = case.build) -> bo.Optimizer:
+            return bo.SGD(build(), weight_decay=bo.StepLR(0.1, 2, 0.5))
+
+        yield case.name, Run(descend, 'a')
+
+
+def build(run: Run) -> tuple[bo.Optimizer, Weights]:
+    """An optimizer of weights in float32 and bfloat16."""
+    values = {'a': jnp.full((2, 2), 1.5), 'b': jnp.full((2, 2), 0.7, jnp.bfloat16), 'c': jnp.full((2, 2), -0.3)}
+    weights = {name: brainstate.ParamState(value) for name, value in values.items() if name in run.weights}
+    optimizer = run.optimizer()
+    if run.groups == 1:
+        return optimizer.register_trainable_weights(weights), weights
+    optimizer.register_trainable_weights({'a': weights['a']})
+    optimizer.add_param_group({'b': weights['b']}, weight_decay=0.1)
+    optimizer.add_param_group({'c': weights['c']}, lr_scale=0.5, maximize=True)
+    return optimizer, weights
+
+
+def train(run: Run, optimizer: bo.Optimizer, weights: Weights, first: int, last: int) -> None:
+    def update(t: Any) -> None:
+        optimizer.update({k: jnp.sin(3 * w.value + t).astype(w.value.dtype) for k, w in weights.items()})
+
+    update = brainstate.transform.jit(update) if run.jit else update
+    for t in range(first, last):
+        update(jnp.asarray(float(t)))
+        if not isinstance(optimizer.lr, bo.OptaxSchedule):
+            optimizer.lr.step(*[1.0] * isinstance(optimizer.lr, bo.ReduceLROnPlateau))
+
+
+def values(weights: Weights) -> dict[str, Any]:
+    return {name: np.asarray(w.value) for name, w in weights.items()}
+
+
+def run_all(where: Path) -> None:
+    for i, (_, run) in enumerate(runs()):
+        optimizer, weights = build(run)
+        train(run, optimizer, weights, 0, HALF)
+        optimizer.lr = 0.07
+        optimizer.save(where / f'{i}.npz')
+        files.save(where / f'{i}-weights.npz', values(weights))
+        train(run, optimizer, weights, HALF, 2 * HALF)
+        files.save(where / f'{i}-end.npz', {'weights': values(weights), 'optimizer': optimizer.state_dict()})
+
+
+def resume_all(where: Path) -> None:
+    for i, (name, run) in enumerate(runs()):
+        optimizer, weights = build(run)
+        optimizer.load(where / f'{i}.npz')
+        for key, value in files.load(where / f'{i}-weights.npz').items():
+            weights[key].value = jnp.asarray(value)
+        train(run, optimizer, weights, HALF, 2 * HALF)
+        expected = files.load(where / f'{i}-end.npz')
+        found = {'weights': values(weights), 'optimizer': optimizer.state_dict()}
+        differing = [
+            path
+            for (path, a), b in zip(files.encode(expected)[0].items(), files.encode(found)[0].values(), strict=True)
+            if a.tobytes() != b.tobytes()
+        ]
+        print(name, 'differs in' if differing else 'goes on', *differing)
+
+
+if __name__ == '__main__':
+    jax.config.update('jax_compilation_cache_dir', str(Path(sys.argv[2]) / 'compiled'))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+    {'run': run_all, 'resume': resume_all}[sys.argv[1]](Path(sys.argv[2]))
