@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import brainstate
+import brainunit as u
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import resuming
+from compiling import compilations
 
 import braintools_optim as bo
 
@@ -145,3 +149,158 @@ def test_a_schedule_loads_all_or_nothing() -> None:
     with pytest.raises(KeyError, match='num_bad_epochs'):
         plateau.load_state_dict({'last_epoch': 7, 'current_lrs': [0.1], 'best': 1.0})
     assert int(plateau.last_epoch.value) == 0
+
+
+def test_a_memory_in_another_unit_is_refused() -> None:
+    def in_unit(unit: Any) -> bo.Optimizer:
+        weights = {'v': brainstate.ParamState({'rest': jnp.ones(2) * unit}), 'w': brainstate.ParamState(jnp.ones(2))}
+        return bo.Adam(0.1).register_trainable_weights(weights)
+
+    saved = in_unit(u.mV).state_dict()
+    assert saved['units'] == {'v.rest': 'mV', 'w': '1'}
+    saved['opt_state'] |= {'exp_avg.v.rest': np.full(2, 7.0), 'exp_avg.w': np.full(2, 8.0)}
+    for other, name in [(u.volt, 'V'), (u.mA, 'mA'), (u.UNITLESS, '1')]:
+        opt = in_unit(other)
+        with pytest.raises(ValueError, match=rf"unit of v\.rest: 'mV' there, '{name}' here"):
+            opt.load_state_dict(saved)
+        assert any('unit of v.rest' in problem for problem in opt.load_state_dict(saved, strict=False))
+        assert opt.opt_state.value['exp_avg']['v.rest'].tolist() == [0.0, 0.0]
+        assert opt.opt_state.value['exp_avg']['w'].tolist() == [8.0, 8.0]
+    opt = in_unit(u.nA * u.Mohm)  # which is mV
+    opt.load_state_dict(saved)
+    assert opt.opt_state.value['exp_avg']['v.rest'].tolist() == [7.0, 7.0]
+
+
+RULES = {'rule': lambda: bo.Adam(0.1), 'tree': lambda: bo.OptaxOptimizer(optax.adam(0.1))}
+
+
+@pytest.mark.parametrize('make', RULES.values(), ids=RULES)
+def test_weights_are_renamed(make: Callable[[], bo.Optimizer]) -> None:
+    """Also to each other's names, to the name of a part of the memory, and to a name that is the end of another."""
+    names = {'a': 'b', 'b': 'a', 'c': 'mu', 'd': 'e.d', 'e.f': 'f'}
+    opt = make().register_trainable_weights({name: brainstate.ParamState(jnp.zeros(2)) for name in names})
+    opt.update({name: jnp.full(2, float(i)) for i, name in enumerate(names, 1)})
+    opt.opt_state.value = {**opt.opt_state.value, 'step': jnp.arange(5, dtype=jnp.int32)}
+    saved = opt.state_dict()
+    again = make().register_trainable_weights(
+        {name: brainstate.ParamState(jnp.zeros(2)) for name in ('e.d', 'mu', 'f', 'a', 'b')}
+    )
+    with pytest.raises(ValueError, match=r"params: \['a', 'b', 'c', 'd', 'e\.f'\] there"):
+        again.load_state_dict(saved)
+    assert again.load_state_dict(saved, rename=names) == []
+    found = again.state_dict()['opt_state']
+    new_key = {f'.{old}': f'.{new}' for old, new in names.items()}
+    for key, value in saved['opt_state'].items():
+        old = max((end for end in new_key if key.endswith(end)), key=len, default='')
+        np.testing.assert_array_equal(found[key.removesuffix(old) + new_key.get(old, '')], value)
+    assert found.keys() != saved['opt_state'].keys()
+
+
+def test_what_cannot_be_renamed() -> None:
+    opt, _ = build(lambda: bo.Adam(0.1))
+    before, saved = opt.state_dict(), opt.state_dict()
+    for rename, match in [
+        ({'z': 'a.x'}, r"there is no \['z'\] there. Must be among \['a\.x', 'a\.y'"),
+        ({'a.x': 'z'}, r"there is no \['z'\] here"),
+        ({'a.x': 'b.x'}, r"both 'a\.x' and 'b\.x' would be 'b\.x'"),
+    ]:
+        for strict in (True, False):
+            with pytest.raises(ValueError, match=f'Invalid rename: {match}'):
+                opt.load_state_dict(saved, strict, rename)
+    assert jax.tree.all(jax.tree.map(np.array_equal, before, opt.state_dict()))
+
+
+def test_all_differences_are_one_error() -> None:
+    opt, states = build(lambda: bo.Adam(0.1), groups=3)
+    other = bo.RMSprop(bo.ExponentialLR(0.2), centered=True).register_trainable_weights({'a': states['a']})
+    other.add_param_group({'b': states['b'], 'd': brainstate.ParamState(jnp.ones(2))})
+    with pytest.raises(ValueError, match='does not fit') as caught:
+        other.load_state_dict(opt.state_dict())
+    for part in (
+        "optimizer: 'Adam' there, 'RMSprop' here",
+        "schedule: 'ConstantLR' there, 'ExponentialLR' here",
+        'base_lrs: [0.1] there, [0.2] here',
+        'param_groups: 3 there, 2 here',
+        "param_groups.1.params: ['b.x', 'b.y'] there, ['b.x', 'b.y', 'd'] here",
+        'param_groups.0.centered: None there, True here',
+        'opt_state.square_avg.d: not there',
+        'opt_state.step.d: not there',
+        'opt_state.exp_avg.c.x: not here',
+        'settings.values.groups.0.betas.0.value: not here',
+        'settings.values.groups.0.alpha.value: not there',
+    ):
+        assert part in str(caught.value)
+
+
+def test_what_fits_is_loaded() -> None:
+    """Of each weight all the memory or none, of each group its own options if it has the same weights."""
+    opt, states = build(lambda: bo.Adam(0.1), groups=3)
+    train(opt, states, 0, 4)
+    opt.betas = (0.5, 0.6)
+    values = {name: jax.tree.map(np.asarray, state.value) for name, state in states.items()}
+    values['a']['x'] = np.ones((3, 3), np.float32)  # another shape; and b and d are in one group here, c in none
+    values['d'] = np.ones(2, np.float32)
+    others = {name: brainstate.ParamState(jax.tree.map(jnp.asarray, value)) for name, value in values.items()}
+    other = bo.Adam(0.2).register_trainable_weights({'a': others['a']})
+    other.add_param_group({'b': others['b'], 'd': others['d']}, lr=0.9)
+    problems = other.load_state_dict(opt.state_dict(), strict=False)
+    memory, saved = other.state_dict()['opt_state'], opt.state_dict()['opt_state']
+    assert {key for key in memory if np.any(memory[key])} == {
+        f'{slot}.{leaf}' for slot in ('step', 'exp_avg', 'exp_avg_sq') for leaf in ('a.y', 'b.x', 'b.y')
+    }
+    assert all(np.array_equal(memory[key], saved[key]) for key in memory if np.any(memory[key]))
+    assert 'opt_state.exp_avg.a.x: float32[2, 2] there, float32[3, 3] here' in problems
+    assert not any('exp_avg.b.x' in problem for problem in problems)
+    assert other.param_groups[0]['betas'] == (0.5, 0.6)
+    assert other.get_last_lr() == [0.1, 0.9]
+    assert (other.param_groups[1]['weight_decay'], other.param_groups[1]['betas']) == (0.0, (0.9, 0.999))
+    train(other, {name: others[name] for name in 'abd'}, 0, 1)  # it is whole
+    assert other.load_state_dict(other.state_dict()) == []
+
+
+@pytest.mark.parametrize('make', RULES.values(), ids=RULES)
+def test_fewer_groups_there(make: Callable[[], bo.Optimizer]) -> None:
+    opt, states = build(make)
+    opt = make().register_trainable_weights({'a': states['a']})
+    opt.update({'a': {'x': jnp.ones((2, 2), jnp.float32), 'y': jnp.float32(1)}})
+    other, others = build(make, groups=3)
+    assert other.load_state_dict(opt.state_dict(), strict=False)
+    memory = other.state_dict()['opt_state']
+    assert [int(memory[f'step.{name}.x']) for name in 'abc'] == [1, 0, 0]
+    train(other, others, 0, 1)
+
+
+def test_a_schedule_exchanged_on_the_way_is_no_difference() -> None:
+    opt, states = build(lambda: bo.SGD(0.1))
+    opt.lr = bo.StepLR(0.3, 2, 0.5)
+    train(opt, states, 0, 3)
+    again, _ = build(lambda: bo.SGD(bo.StepLR(0.3, 2, 0.5)))
+    again.load_state_dict(opt.state_dict())
+    assert again.current_lr == opt.current_lr == 0.15
+
+
+@pytest.mark.parametrize('make', RULES.values(), ids=RULES)
+def test_loading_compiles_nothing_and_keeps_what_was_given(make: Callable[[], bo.Optimizer]) -> None:
+    opt, states = build(make, groups=3)
+    train(opt, states, 0, 2)
+    saved = opt.state_dict()
+    before = pickle.dumps(saved)
+    gradients = {name: jax.tree.map(jnp.ones_like, state.value) for name, state in states.items()}
+    opt.load_state_dict(saved)
+    opt.update(gradients)
+    with compilations(0):
+        opt.load_state_dict(saved)
+        for _ in range(2):
+            opt.update(gradients)
+    assert pickle.dumps(saved) == before  # the memory's buffers are reused, what was loaded is not
+
+
+def test_states_of_others_are_told_where_to_go() -> None:
+    opt, _ = build(lambda: bo.Adam(0.1))
+    for foreign, hint in [
+        ({'state': {}, 'param_groups': []}, r"torch's: load_torch_state_dict\(state_dict, names\)"),
+        ({'opt_state': (), 'step_count': 3, 'lr': 0.1}, r'braintools\.optim: load_braintools_state_dict'),
+        (optax.adam(0.1).init(jnp.ones(2)), r"optax's, load_optax_state\(state\)"),
+    ]:
+        with pytest.raises(ValueError, match=f'Invalid format=.*{hint}'):
+            opt.load_state_dict(foreign)
