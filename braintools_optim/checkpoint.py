@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,21 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import DictKey, keystr, tree_flatten_with_path
 
+from braintools_optim import files
 from braintools_optim.options import is_flag
-from braintools_optim.units import is_quantity
+from braintools_optim.settings import HIDDEN
 
 if TYPE_CHECKING:
     from braintools_optim.optimizer import Optimizer
 
-__all__ = ['FORMAT', 'load_state_dict', 'state_dict']
+__all__ = ['FORMAT', 'load', 'load_state_dict', 'save', 'state_dict']
 
 FORMAT = 1
-PARTS = {'optimizer', 'schedule', 'base_lrs', 'param_groups', 'units', 'opt_state', 'states'}
+PARTS = {'optimizer', 'schedule', 'base_lrs', 'param_groups', 'weights', 'opt_state', 'states'}
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 def state_dict(optimizer: Optimizer) -> dict[str, Any]:
-    """Nested dicts and lists of strings, numbers and NumPy arrays, which later updates do not touch."""
+    """All that the next update depends on but the weights, by path.
+
+    Nested dicts and lists of strings, numbers and NumPy arrays, which later updates do not touch.
+    """
     states = {name: to_arrays(keyed(optimizer, name, s.value)) for name, s in named_states(optimizer).items()}
     return {
         'format': FORMAT,
@@ -37,46 +42,78 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
         'schedule': type(optimizer.lr_scheduler).__name__,
         'base_lrs': list(optimizer.lr_scheduler.base_lrs),
         'param_groups': [described(optimizer, i) for i in range(len(optimizer.param_groups))],
-        'units': units(optimizer),
+        'weights': weights(optimizer),
         'opt_state': states.pop('opt_state', {}),
         'states': states,
     }
 
 
 def load_state_dict(
-    optimizer: Optimizer, state: Mapping[str, Any], strict: bool = True, rename: Mapping[str, str] | None = None
+    optimizer: Optimizer, state_dict: Mapping[str, Any], strict: bool = True, rename: Mapping[str, str] | None = None
 ) -> list[str]:
-    """Go on from where ``state`` was taken. What does not fit is an error, or without ``strict`` is returned."""
+    """Go on from where :meth:`state_dict` was taken.
+
+    Parameters
+    ----------
+    state_dict : mapping
+        Of an optimizer that was built alike. The memory goes to the weights of the same names.
+    strict : bool, default True
+        If False, what fits is loaded, and what does not is returned: of a weight all its memory or none,
+        of a group its own options if it has the same weights.
+    rename : dict from str to str, optional
+        The names here of weights that have other names there.
+
+    Raises
+    ------
+    ValueError
+        That lists all differences in names, shapes, dtypes, units and flags; nothing has changed then.
+    """
     if optimizer.opt_state is None:
         raise ValueError('register_trainable_weights must be called before load_state_dict.')
-    check_format(state)
-    old_names = names_there(state['param_groups'], optimizer.weight_names, rename or {})
-    new_names = {old: new for new, old in old_names.items()}
-    state = {
-        **state,
-        'param_groups': [{**g, 'params': [new_names[n] for n in g['params']]} for g in state['param_groups']],
-        'units': {new_names.get(name, name): unit for name, unit in state['units'].items()},
-    }
+    check_format(state_dict)
+    old_names = names_there(state_dict['weights'], optimizer.weight_names, rename or {})
+    state = with_names(state_dict, {old: new for new, old in old_names.items()})
     problems = [f'{what}: {there!r} there, {here!r} here' for what, there, here in differences(optimizer, state)]
-    same_unit = {name for name, unit in units(optimizer).items() if state['units'].get(name) == unit}
-    old_names = {new: old for new, old in old_names.items() if new in same_unit}
+    here, there = weights(optimizer), state['weights']
+    old_names = {n: old for n, old in old_names.items() if n in here and here[n]['unit'] == there[n]['unit']}
     saved, values = {'opt_state': state['opt_state'], **state['states']}, {}
+    others = other_groups(optimizer, state)
     for name, own in named_states(optimizer).items():
-        there = saved.pop(name, {})
+        arrays = saved.pop(name, {})
         if name == 'opt_state':
-            values[name] = memory_from(optimizer, there, old_names, problems)
+            values[name] = memory_from(optimizer, arrays, old_names, problems)
         else:
-            left_out = other_groups(optimizer, state) if name == 'settings.values' else ()
-            values[name] = from_arrays(own.value, there, name, problems, left_out)
+            values[name] = from_arrays(own.value, arrays, name, problems, others if name == 'settings.values' else ())
     problems += [f'{name}: not here' for name in saved]
     if problems and strict:
         raise ValueError('The state_dict does not fit this optimizer, which is unchanged. ' + '; '.join(problems))
     for name, own in named_states(optimizer).items():
         own.value = values[name]
-    for i, group in enumerate(state['param_groups'][: len(optimizer.settings.own)]):
-        if f'groups.{i}.' not in other_groups(optimizer, state):
+    for i, group in enumerate(state['param_groups']):
+        if f'groups.{i}.' not in others:
             optimizer.settings.own[i] = set(group['own']) & optimizer.settings.plain(i).keys()
     return problems
+
+
+def save(optimizer: Optimizer, path: str | os.PathLike[str]) -> None:
+    """Write the :meth:`state_dict` to an ``.npz``, ``.safetensors`` or ``.msgpack`` file, whole or not at all.
+
+    See :func:`braintools_optim.files.save`, which writes other trees, such as the weights, likewise.
+    """
+    files.save(path, state_dict(optimizer))
+
+
+def load(
+    optimizer: Optimizer, path: str | os.PathLike[str], strict: bool = True, rename: Mapping[str, str] | None = None
+) -> list[str]:
+    """Go on from where :meth:`save` was called, as :meth:`load_state_dict` does.
+
+    Raises
+    ------
+    ValueError
+        If the file is none of ours, or not whole, or does not fit; nothing has changed then.
+    """
+    return load_state_dict(optimizer, files.load(path), strict, rename)
 
 
 def check_format(state: Any) -> None:
@@ -110,25 +147,31 @@ def keyed(optimizer: Optimizer, name: str, value: Any) -> Any:
 
 
 def described(optimizer: Optimizer, group: int) -> dict[str, Any]:
+    """The weights and the options of a group."""
     options = {**optimizer.settings.plain('shared'), **optimizer.settings.plain(group)}
-    del options['schedules']  # how often a schedule was exchanged
-    lists = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    lists = {n: list(x) if isinstance(x, tuple) else x for n, x in options.items() if n not in HIDDEN}
     return {'params': list(optimizer.group_names(group)), 'own': sorted(optimizer.settings.own[group]), **lists}
 
 
-def units(optimizer: Optimizer) -> dict[str, str]:
-    """The unit of each weight, in which its memory is."""
-    values = [state.value for state in optimizer.param_states.unique_states]
-    leaves = jax.tree.leaves(values, is_leaf=is_quantity)
-    return {n: str(brainunit.get_unit(leaf)) for n, leaf in zip(optimizer.weight_names, leaves, strict=True)}
+def weights(optimizer: Optimizer) -> dict[str, dict[str, Any]]:
+    """What each weight is to the optimizer; its memory is in its unit."""
+    frozen, treatment = optimizer.settings.frozen, optimizer._treatment
+    return {
+        name: {
+            'unit': str(brainunit.get_unit(w)),
+            'frozen': name in frozen,
+            'decays': name not in treatment.undecayed,
+            'constrained': name in treatment.constraints,
+        }
+        for name, w in optimizer._weights.named().items()
+    }
 
 
 # what does not fit
 
 
-def names_there(groups: Iterable[Mapping[str, Any]], ours: Iterable[str], rename: Mapping[str, str]) -> dict[str, str]:
+def names_there(theirs: Iterable[str], ours: Iterable[str], rename: Mapping[str, str]) -> dict[str, str]:
     """What the weights there are called, by what they are called here."""
-    theirs, ours = [name for group in groups for name in group['params']], list(ours)
     for unknown, known, where in (
         (rename.keys() - set(theirs), theirs, 'there'),
         (set(rename.values()) - set(ours), ours, 'here'),
@@ -142,6 +185,12 @@ def names_there(groups: Iterable[Mapping[str, Any]], ours: Iterable[str], rename
             raise ValueError(f'Invalid rename: both {old_names[new]!r} and {old!r} would be {new!r}.')
         old_names[new] = old
     return old_names
+
+
+def with_names(state: Mapping[str, Any], new_names: Mapping[str, str]) -> dict[str, Any]:
+    """A state_dict with the weights' names here, but for those of the arrays."""
+    groups = [{**group, 'params': [new_names[name] for name in group['params']]} for group in state['param_groups']]
+    return {**state, 'param_groups': groups, 'weights': {new_names[n]: w for n, w in state['weights'].items()}}
 
 
 def differences(optimizer: Optimizer, state: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -158,8 +207,9 @@ def differences(optimizer: Optimizer, state: Mapping[str, Any]) -> list[tuple[st
         pairs.append((f'param_groups.{i}.params', sorted(there['params']), sorted(here['params'])))
         flags = {name for options in (there, here) for name, value in options.items() if is_flag(value)}
         pairs += [(f'param_groups.{i}.{name}', there.get(name), here.get(name)) for name in sorted(flags)]
-    units_there = state['units']
-    pairs += [(f'unit of {n}', units_there[n], unit) for n, unit in units(optimizer).items() if n in units_there]
+    for name, here in weights(optimizer).items():
+        there = state['weights'].get(name, here)
+        pairs += [(f'{what} of {name}', there[what], here[what]) for what in here]
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 
@@ -205,13 +255,13 @@ def memory_from(
 
     Part of a memory, such as a count without the moments that it counts, would be worse than none.
     """
-    left, weights = dict(arrays), set(optimizer.weight_names)
+    left, names = dict(arrays), set(optimizer.weight_names)
     memory = keyed(optimizer, 'opt_state', optimizer.opt_state.value)  # type: ignore[union-attr]
     trees = {n: f'tree.{i}' for i in map(int, memory.get('tree', ())) for n in optimizer.group_names(i)}
     found, misfits = [], set()
     for path, leaf in tree_flatten_with_path(memory)[0]:
         first = 2 if path[0] == DictKey('tree') else 1  # 'tree', group, ..., weight; or slot, weight
-        places = [i for i in range(first, len(path)) if getattr(path[i], 'key', None) in weights]
+        places = [i for i in range(first, len(path)) if getattr(path[i], 'key', None) in names]
         whose, name = named(path[:2]), named(path)
         if places:
             at, weight = places[-1], path[places[-1]].key

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from brainstate.graph import Node
 from jax.core import Tracer
 
-from braintools_optim import checkpoint
+from braintools_optim import checkpoint, conversion
 from braintools_optim.diagnosis import Diagnosis
 from braintools_optim.groups import Group, ParamGroup, divided
 from braintools_optim.loss_scale import DynamicLossScale
@@ -498,6 +498,10 @@ class Optimizer(Rule, Node):
     load_state_dict = checkpoint.load_state_dict
     save = checkpoint.save
     load = checkpoint.load
+    load_torch_state_dict = conversion.load_torch_state_dict
+    torch_state_dict = conversion.torch_state_dict
+    load_optax_state = conversion.load_optax_state
+    load_braintools_state_dict = conversion.load_braintools_state_dict
 
     def __deepcopy__(self, memo: Any = None) -> Self:
         raise TypeError('An optimizer holds the weights of one model and cannot be copied: build another one.')

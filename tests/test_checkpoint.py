@@ -157,7 +157,7 @@ def test_a_memory_in_another_unit_is_refused() -> None:
         return bo.Adam(0.1).register_trainable_weights(weights)
 
     saved = in_unit(u.mV).state_dict()
-    assert saved['units'] == {'v.rest': 'mV', 'w': '1'}
+    assert [w['unit'] for w in saved['weights'].values()] == ['mV', '1']
     saved['opt_state'] |= {'exp_avg.v.rest': np.full(2, 7.0), 'exp_avg.w': np.full(2, 8.0)}
     for other, name in [(u.volt, 'V'), (u.mA, 'mA'), (u.UNITLESS, '1')]:
         opt = in_unit(other)
