@@ -14,7 +14,7 @@ import numpy as np
 from braintools_optim import checkpoint
 from braintools_optim.options import Hyperparameters, as_number, validate
 from braintools_optim.registration import first_memory
-from braintools_optim.step import NOT_SLOTS
+from braintools_optim.step import NOT_SLOTS, first_slots
 
 if TYPE_CHECKING:
     from braintools_optim.optimizer import Optimizer
@@ -220,8 +220,12 @@ def take_options(optimizer: Optimizer, group: int, counterpart: Counterpart, the
     if 'decay_rate' in options and abs(options['decay_rate']) == abs(here['decay_rate']):
         del options['decay_rate']  # whose sign does not matter
     options = {name: value for name, value in options.items() if value != here[name]}
-    before = Hyperparameters(here)
-    optimizer._check_change(before, before.with_values(**options))
+    before, after = Hyperparameters(here), Hyperparameters(here | options)
+    old, new = (first_slots(optimizer, jnp.zeros((1, 1)), hp, optimizer._treatment) for hp in (before, after))
+    if old.keys() == new.keys():  # else that refuses it; how the memory begins does not matter now
+        optimizer._admit(after)
+    else:
+        optimizer._check_change(before, after)
     alone = len(optimizer.param_groups) == 1
     for name, value in options.items():
         everywhere = alone and name not in settings.own[group]
@@ -268,6 +272,7 @@ def load_optax_state(optimizer: Optimizer, state: Any, count: int | None = None)
     if wearing := [name for name, w in checkpoint.weights(optimizer).items() if w['unit'] != '1']:
         raise ValueError(f'The weights {wearing} have units, and the memory of optax has not ours.')
     found: dict[str, dict[str, Any]] = {}
+    counts = [] if count is None else [count]
     for part in parts_of(state):
         kind = type(part).__name__
         if kind in row:
@@ -277,12 +282,12 @@ def load_optax_state(optimizer: Optimizer, state: Any, count: int | None = None)
                 found[slot] = by_name(optimizer, getattr(part, field))
         elif kind != 'ScaleByScheduleState':
             raise ValueError(f'The state holds {kind}, for which {type(optimizer).__name__} has no place.')
-        if hasattr(part, 'count'):
-            count = int(part.count)
+        if 'count' in part._fields:
+            counts.append(int(part.count))
     with unchanged_by_errors(optimizer):
-        put(optimizer, found, dict.fromkeys(optimizer.weight_names, 1 if count is None else count), whole=True)
-        if count is not None:
-            optimizer.step_count.value = jnp.asarray(count, jnp.int32)
+        put(optimizer, found, dict.fromkeys(optimizer.weight_names, counts[-1] if counts else 1), whole=True)
+        if counts:
+            optimizer.step_count.value = jnp.asarray(counts[0], jnp.int32)
 
 
 def parts_of(state: Any) -> Iterator[Any]:
