@@ -14,7 +14,7 @@ test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest
 
 torch: $(VENV)/test.stamp $(VENV)/dev.stamp  # the tests that compare with torch, live
-	$(BIN)/python -m pytest tests/test_torch.py tests/test_options.py tests/test_rules.py tests/test_schedules.py
+	$(BIN)/python -m pytest tests/test_torch.py tests/test_options.py tests/test_rules.py tests/test_schedules.py tests/test_conversion.py
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -41,6 +41,7 @@ golden: $(VENV)/dev.stamp $(VENV)/test.stamp
 	$(BIN)/python tests/golden/record.py
 	$(BIN)/python tests/golden/record_rules.py
 	$(BIN)/python tests/golden/record_schedules.py
+	$(BIN)/python tests/golden/record_states.py
 
 check: test lint types doctest docs
 

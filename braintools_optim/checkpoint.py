@@ -14,13 +14,18 @@ import numpy as np
 from jax.tree_util import DictKey, keystr, tree_flatten_with_path
 
 from braintools_optim import files
+from braintools_optim.metrics import first_metrics
 from braintools_optim.options import is_flag
+from braintools_optim.registration import first_memory
+from braintools_optim.rule import TreeRule
+from braintools_optim.selection import Predicate, selected
 from braintools_optim.settings import HIDDEN
+from braintools_optim.step import COUNTS, NOT_SLOTS
 
 if TYPE_CHECKING:
     from braintools_optim.optimizer import Optimizer
 
-__all__ = ['FORMAT', 'load', 'load_state_dict', 'save', 'state_dict']
+__all__ = ['FORMAT', 'load', 'load_state_dict', 'reset', 'save', 'state_dict']
 
 FORMAT = 1
 PARTS = {'optimizer', 'schedule', 'base_lrs', 'param_groups', 'weights', 'opt_state', 'states'}
@@ -256,7 +261,7 @@ def memory_from(
     Part of a memory, such as a count without the moments that it counts, would be worse than none.
     """
     left, names = dict(arrays), set(optimizer.weight_names)
-    memory = keyed(optimizer, 'opt_state', optimizer.opt_state.value)  # type: ignore[union-attr]
+    memory = with_slots_there(optimizer, arrays, old_names)
     trees = {n: f'tree.{i}' for i in map(int, memory.get('tree', ())) for n in optimizer.group_names(i)}
     found, misfits = [], set()
     for path, leaf in tree_flatten_with_path(memory)[0]:
@@ -277,6 +282,20 @@ def memory_from(
     return {**value, 'step': jnp.stack([value['step'][key] for key in optimizer.weight_names])}
 
 
+def with_slots_there(optimizer: Optimizer, arrays: Mapping[str, Any], old_names: Mapping[str, str]) -> dict[str, Any]:
+    """The memory here, of frozen weights what there is there: none if they were never updated."""
+    memory: dict[str, Any] = keyed(optimizer, 'opt_state', optimizer.opt_state.value)  # type: ignore[union-attr]
+    slots, named = memory.keys() - NOT_SLOTS, optimizer._weights.named()
+    for i in range(len(optimizer.param_groups)):
+        frozen = optimizer.settings.frozen.intersection(optimizer.group_names(i), old_names)
+        remembered = {n: named[n] for n in frozen if any(f'{slot}.{old_names[n]}' in arrays for slot in slots)}
+        fresh = first_memory(optimizer, str(i), remembered, optimizer.settings.plain(i), optimizer._treatment)
+        for slot in slots:
+            kept = {n: x for n, x in memory[slot].items() if n not in frozen or n in remembered}
+            memory[slot] = fresh.get(slot, {}) | kept
+    return memory
+
+
 def taken(left: dict[str, Any], name: str, leaf: Any, label: str, problems: list[str]) -> Any:
     """The array of that name out of ``left`` if it fits, and otherwise ``leaf``."""
     if name not in left:
@@ -288,3 +307,47 @@ def taken(left: dict[str, Any], name: str, leaf: Any, label: str, problems: list
         problems.append(f'{label}: {kinds[0]} there, {kinds[1]} here')
         return leaf
     return jax.device_put(there, here.sharding) if here.committed else jnp.asarray(there)
+
+
+# to begin anew
+
+
+def reset(optimizer: Optimizer, predicate: Predicate | None = None) -> None:
+    """Forget the memory and the counts of updates, of all weights or of those that ``predicate`` chooses.
+
+    Weights, options, constraints and schedules stay as they are. Without a predicate ``step_count``, what was
+    skipped and the metrics begin anew, too; so does a schedule that was given as a function of that count.
+
+    Parameters
+    ----------
+    predicate : str or callable, optional
+        A pattern for the last parts of a dotted name, or a function ``(name, weight) -> bool``.
+
+    Raises
+    ------
+    ValueError
+        If no weight is chosen, or only some of those that a rule such as :class:`LBFGS` remembers together.
+    """
+    if optimizer.opt_state is None:
+        raise ValueError('register_trainable_weights must be called before reset.')
+    named = optimizer._weights.named()
+    names = set(named if predicate is None else selected(predicate, named))
+    if not names:
+        raise ValueError(f'No weight is chosen by {predicate!r}. There are: {", ".join(named)}.')
+    memory = dict(optimizer.opt_state.value)
+    for i in range(len(optimizer.param_groups)):
+        own = {name: named[name] for name in optimizer.group_names(i) if name in names}
+        if own and isinstance(optimizer, TreeRule) and len(own) < len(optimizer.group_names(i)):
+            together = ', '.join(optimizer.group_names(i))
+            raise ValueError(f'{type(optimizer).__name__} remembers {together} together. Must be reset all or none.')
+        frozen, options = optimizer.settings.frozen, optimizer.settings.plain(i)
+        fresh = first_memory(optimizer, str(i), own, options, optimizer._treatment, frozen) if own else {}
+        for slot in fresh.keys() - COUNTS - {'constraint'}:
+            memory[slot] = {key: x for key, x in memory[slot].items() if key not in own} | fresh[slot]
+    memory['step'] = jnp.where(np.array([name in names for name in named]), 0, memory['step'])
+    if predicate is None:
+        memory['skipped'] = jnp.zeros_like(memory['skipped'])
+        optimizer.step_count.value = jnp.zeros_like(optimizer.step_count.value)
+        if optimizer.metrics_state is not None:
+            optimizer.metrics_state.value = first_metrics(len(optimizer.param_groups))
+    optimizer.opt_state.value = memory

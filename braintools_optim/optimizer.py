@@ -498,6 +498,7 @@ class Optimizer(Rule, Node):
     load_state_dict = checkpoint.load_state_dict
     save = checkpoint.save
     load = checkpoint.load
+    reset = checkpoint.reset
     load_torch_state_dict = conversion.load_torch_state_dict
     torch_state_dict = conversion.torch_state_dict
     load_optax_state = conversion.load_optax_state

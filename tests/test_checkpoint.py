@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pickle
@@ -45,16 +46,25 @@ def train(opt: bo.Optimizer, states: dict[str, Any], first: int, last: int) -> N
         opt.lr.step()
 
 
+def run(script: Any, *arguments: Any, **environment: str) -> list[str]:
+    """The lines that another process prints."""
+    path = os.pathsep.join([str(Path(bo.__file__).parents[1]), os.environ.get('PYTHONPATH', '')])
+    command = [sys.executable, script.__file__ if hasattr(script, '__file__') else str(script), *map(str, arguments)]
+    env = {**os.environ, **environment, 'PYTHONPATH': path}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
 def test_runs_go_on_in_another_process(tmp_path: Path) -> None:
     """Every optimizer and schedule, one group and three, eager and compiled, float32 and bfloat16, to the bit."""
-    for what in ('run', 'resume'):
-        command = [sys.executable, resuming.__file__, what, str(tmp_path)]
-        path = os.pathsep.join([str(Path(bo.__file__).parents[1]), os.environ.get('PYTHONPATH', '')])
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env={**os.environ, 'PYTHONPATH': path}
-        )
-        assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [f'{name} goes on' for name, _ in resuming.runs()]
+    run(resuming, 'run', tmp_path)
+    assert run(resuming, 'resume', tmp_path) == [f'{name} goes on' for name, _ in resuming.runs()]
+
+
+def test_orbax_saves_meanwhile_and_restores_to_another_sharding(tmp_path: Path) -> None:
+    flags = '--xla_force_host_platform_device_count=2'
+    assert run(Path(__file__).with_name('sharded.py'), tmp_path, XLA_FLAGS=flags) == ['done 2']
 
 
 def test_a_state_dict_is_plain_and_apart() -> None:
@@ -304,3 +314,96 @@ def test_states_of_others_are_told_where_to_go() -> None:
     ]:
         with pytest.raises(ValueError, match=f'Invalid format=.*{hint}'):
             opt.load_state_dict(foreign)
+
+
+@pytest.mark.parametrize('optimizer', [bo.Adam, bo.ASGD, functools.partial(bo.OptaxOptimizer, None)])
+def test_reset_forgets_what_is_remembered(optimizer: Callable[..., bo.Optimizer]) -> None:
+    opt, states = build(lambda: optimizer(bo.StepLR(0.1, 2, 0.5), weight_decay=0.1, metrics=True), groups=3)
+    train(opt, states, 0, 3)
+    opt.reset()
+    saved, values = opt.state_dict(), {name: jax.tree.map(np.array, state.value) for name, state in states.items()}
+    new, _ = build(lambda: optimizer(bo.StepLR(0.1, 2, 0.5), weight_decay=0.1, metrics=True), values, groups=3)
+    assert opt.lr.last_epoch.value == 3
+    new.lr.step(3)
+    assert jax.tree.all(jax.tree.map(np.array_equal, saved, new.state_dict()))
+    with compilations(0):
+        opt.update({name: jax.tree.map(np.ones_like, value) for name, value in values.items()})
+
+
+def test_reset_of_some() -> None:
+    opt, states = build(lambda: bo.Adam(0.1, grokfast=1.0, on_nonfinite='skip'), groups=3)
+    with pytest.raises(ValueError, match=r"No weight is chosen by 'z'. There are: a\.x, a\.y"):
+        opt.reset('z')
+    train(opt, states, 0, 2)
+    before = opt.state_dict()['opt_state']
+    opt.reset('b.*')
+    opt.reset(lambda name, weight: name.startswith('c') and weight.ndim == 0)
+    after = opt.state_dict()['opt_state']
+    forgotten = ('.b.x', '.b.y', '.c.y')
+    for key, x in after.items():
+        np.testing.assert_array_equal(x, 0 * x if key.endswith(forgotten) else before[key])
+    assert int(opt.step_count.value) == 2
+    with pytest.raises(ValueError, match='must be called before reset'):
+        bo.Adam(0.1).reset()
+
+
+def test_reset_of_what_is_remembered_together() -> None:
+    opt, states = build(lambda: bo.OptaxOptimizer(optax.adam(0.1)), groups=3)
+    train(opt, states, 0, 2)
+    before = opt.state_dict()
+    with pytest.raises(ValueError, match=r'OptaxOptimizer remembers b\.x, b\.y together. Must be reset all or none'):
+        opt.reset('b.x')
+    assert jax.tree.all(jax.tree.map(np.array_equal, before, opt.state_dict()))
+    opt.reset('b.*')
+    memory = opt.opt_state.value
+    assert [int(memory['tree'][i][0].count) for i in '012'] == [2, 0, 2]
+    assert memory['step'].tolist() == [2, 2, 0, 0, 2, 2]
+
+
+def test_reset_of_frozen_weights_and_of_a_function_of_the_count() -> None:
+    opt, states = build(lambda: bo.Adam(optax.linear_schedule(1.0, 0.0, 10)))
+    train_of = lambda: opt.update({name: jax.tree.map(jnp.ones_like, s.value) for name, s in states.items()})  # noqa: E731
+    train_of()
+    opt.freeze('a.*')
+    opt.reset('a.*')
+    assert 'exp_avg.a.x' not in opt.state_dict()['opt_state']
+    assert opt.current_lr == pytest.approx(0.9)
+    opt.unfreeze('a.*')
+    assert not np.any(opt.state_dict()['opt_state']['exp_avg.a.x'])
+    opt.reset()
+    assert opt.current_lr == 1.0
+    train_of()
+
+
+def test_what_was_frozen_or_not_decayed_is_compared() -> None:
+    opt, states = build(lambda: bo.Adam(0.1, no_decay='y'))
+    train(opt, states, 0, 1)
+    opt.freeze('a.x')
+    other, _ = build(lambda: bo.Adam(0.1))
+    with pytest.raises(ValueError, match=r'frozen of a\.x: True there, False here; decays of a\.y: False there, True'):
+        other.load_state_dict(opt.state_dict())
+
+
+def test_frozen_weights_resume() -> None:
+    """With the memory that they had when they were frozen, or without if they had none."""
+    opt, states = build(lambda: bo.Adam(0.1))
+    opt.freeze('b.*')
+    train(opt, states, 0, 1)
+    opt.freeze('a.*')
+    train(opt, states, 1, 2)
+    saved = opt.state_dict()
+    for trained in (False, True):
+        again, others = build(lambda: bo.Adam(0.1))
+        if trained:
+            train(again, others, 0, 1)
+        for name in 'ab':
+            again.freeze(f'{name}.*')
+        assert again.load_state_dict(saved) == []
+        assert jax.tree.all(jax.tree.map(np.array_equal, saved, again.state_dict()))
+    for one, weights in ((opt, states), (again, others)):
+        one.unfreeze('*')
+        for name, state in weights.items():
+            state.value = jax.tree.map(lambda x, name=name: jnp.full_like(x, ord(name)), state.value)
+        train(one, weights, 2, 4)
+    for name in states:
+        jax.tree.map(np.testing.assert_array_equal, states[name].value, others[name].value)
