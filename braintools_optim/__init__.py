@@ -1,6 +1,6 @@
 """Stateful optimizers for brainstate models in JAX."""
 
-from braintools_optim import constraints, schedulers
+from braintools_optim import constraints, files, schedulers
 from braintools_optim.clipping import global_norm
 from braintools_optim.constraints import Constraint
 from braintools_optim.loss_scale import DynamicLossScale
@@ -142,6 +142,7 @@ __all__ = [
     'WarmupStableDecay',
     'Yogi',
     'constraints',
+    'files',
     'global_norm',
     'schedulers',
     'to_optax',
