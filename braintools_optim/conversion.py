@@ -115,6 +115,8 @@ def load_torch_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any], n
                 slots = {slot: as_array(x) for slot, x in own.items() if x is not None and slot not in DERIVED}
                 counts[name_of[key]] = int(slots.pop('step', bool(slots)))  # SGD does not count
                 if 'step_size' in slots:  # here in units of lr
+                    if theirs['lr'] == 0:
+                        raise ValueError('Invalid lr=0 of a group. Must be > 0: step sizes here are in units of lr.')
                     slots['step_size'] = slots['step_size'] / as_number(as_array(theirs['lr']))
                 for slot, x in slots.items():
                     found.setdefault(slot, {})[name_of[key]] = x
@@ -318,20 +320,19 @@ def load_braintools_state_dict(optimizer: Optimizer, state_dict: Mapping[str, An
     ValueError
         If it does not hold enough, or does not fit; nothing has changed then.
     """
-    state = state_dict
-    if not isinstance(state, Mapping) or not {'opt_state', 'step_count', 'lr'} <= state.keys():
+    if not isinstance(state_dict, Mapping) or not {'opt_state', 'step_count', 'lr'} <= state_dict.keys():
         raise ValueError("Invalid state_dict. Must be of braintools.optim, with 'opt_state', 'step_count' and 'lr'.")
-    if state['opt_state'] is None:
+    if state_dict['opt_state'] is None:
         raise ValueError('The state_dict was taken before weights were registered: it holds no memory.')
-    if state.get('param_groups_opt_states'):
+    if state_dict.get('param_groups_opt_states'):
         raise ValueError(
             'The state_dict has groups that were added, whose options it does not hold '
             '(braintools.optim runs them as Adam). Must be that of one group.'
         )
     with unchanged_by_errors(optimizer):
-        load_optax_state(optimizer, state['opt_state'], int(state['step_count']))
+        load_optax_state(optimizer, state_dict['opt_state'], int(state_dict['step_count']))
         for i in range(len(optimizer.param_groups)):
-            take_rate(optimizer, i, state['lr'])
+            take_rate(optimizer, i, state_dict['lr'])
 
 
 # common to all

@@ -38,7 +38,7 @@ def runs() -> Iterator[tuple[str, Run]]:
             return built
 
         yield cls.__name__, Run(make, 'ab')
-        if cls in (rules.RAdam, rules.Momentum, rules.Adafactor, rules.Lookahead):
+        if cls in (rules.RAdam, rules.Lookahead):
             yield f'{cls.__name__} in three groups', Run(make, 'abc', groups=3)
             yield f'{cls.__name__} in three groups under jit', Run(make, 'abc', groups=3, jit=True)
     for case in DISTINCT:

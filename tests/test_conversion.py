@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 from typing import Any
@@ -192,6 +193,10 @@ def test_options_that_torch_has_not() -> None:
     ):
         with pytest.raises(ValueError, match=r"Invalid relative_step=False\. Must be True: torch's Adafactor is so"):
             act()
+    still = copy.deepcopy(state_of(RECORDS['Rprop']['state']))
+    still['param_groups'][0]['lr'] = 0.0
+    with pytest.raises(ValueError, match=r'Invalid lr=0 of a group\. Must be > 0'):
+        bo.Rprop().register_trainable_weights(weights()).load_torch_state_dict(still, NAMES)
     with pytest.raises(ValueError, match=r'Lion has no counterpart in torch\.optim\. Must be one of SGD, Momentum'):
         bo.Lion().register_trainable_weights(weights()).torch_state_dict(NAMES)
     with pytest.raises(ValueError, match='must be called first'):
