@@ -41,6 +41,21 @@ def runs() -> Iterator[tuple[str, Run]]:
         if cls in (rules.RAdam, rules.Lookahead):
             yield f'{cls.__name__} in three groups', Run(make, 'abc', groups=3)
             yield f'{cls.__name__} in three groups under jit', Run(make, 'abc', groups=3, jit=True)
+
+    def rich() -> bo.Optimizer:
+        return bo.RMSprop(
+            bo.StepLR(0.1, 2, 0.5),
+            weight_decay=0.1,
+            no_decay='b',
+            grokfast=1.0,
+            cautious=True,
+            constraints={'a': bo.constraints.keep_sign()},
+            loss_scale=bo.DynamicLossScale(4.0, growth_interval=2),
+            master_weights=True,
+            metrics=True,
+        )
+
+    yield 'what all optimizers take', Run(rich, 'abc')
     for case in DISTINCT:
 
         def descend(build: Any = case.build) -> bo.Optimizer:
