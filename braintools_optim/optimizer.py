@@ -234,7 +234,8 @@ class Optimizer(Rule, Node):
 
         With ``partial`` gradients may be missing or None: their weights, memory and counts stay; and gradients of
         what is not registered are ignored. ``loss_scale`` is what the loss was multiplied by, by default the
-        optimizer's own. ``value`` and ``value_fn``, the loss, are for line searches; other optimizers need them not.
+        optimizer's own. ``value`` and ``value_fn``, the loss, are for optimizers that look at it
+        (:class:`LBFGS`, :class:`PolyakSGD`, :class:`Sophia`); others need them not.
 
         Outside a brainstate transformation this runs one compiled function, which reuses the memory's
         buffers; inside it is traced. An error leaves every State as it was.
@@ -249,7 +250,7 @@ class Optimizer(Rule, Node):
         """Take the gradient of ``loss_fn(*args)`` with respect to the weights, update them, return the loss (and aux).
 
         All in one compiled function, kept for ``loss_fn``: give the same function each time, not a new ``lambda``.
-        The loss is multiplied by the loss scale, if there is one; a line search is given the loss, too.
+        The loss is multiplied by the loss scale, if there is one; an optimizer that looks at the loss is given it, too.
         """
 
         def run(*args: Any) -> Any:

@@ -120,6 +120,15 @@ RANGES = {
     'mixing': AT_LEAST_ZERO,
     'mixing_warmup': AT_LEAST_ZERO,
     'beta3_warmup': AT_LEAST_ZERO,
+    'd0': POSITIVE,
+    'd_coef': POSITIVE,
+    'growth_rate': AT_LEAST_ONE,
+    'beta3': BELOW_ONE,
+    'reps_rel': POSITIVE,
+    'init_eta': POSITIVE,
+    'max_learning_rate': POSITIVE,
+    'update_period': AT_LEAST_ONE,
+    'seed': Range(0, 2**24),  # what a float32 tells apart
     'factor': UNIT,
     'gamma': AT_LEAST_ZERO,
     'eta_min': AT_LEAST_ZERO,
@@ -188,8 +197,10 @@ INTEGERS = {
     'beta3_warmup',
     'max_consecutive_skips',
     'growth_interval',
+    'update_period',
+    'seed',
 }
-OPTIONAL = {'grad_clip_norm', 'grad_clip_value', 'grad_clip_adaptive', 'grokfast', 'loss_scale', 'beta1'}
+OPTIONAL = {'grad_clip_norm', 'grad_clip_value', 'grad_clip_adaptive', 'grokfast', 'loss_scale', 'beta1', 'beta3', 'init_eta'}
 DECAYS = {'betas', 'alpha', 'dampening', 'rho', 'beta1', 'grokfast_decay'}
 PAIRS = {'betas'}
 CHOICES = {

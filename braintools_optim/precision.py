@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-__all__ = ['cast_floats', 'compute_dtype', 'from_working', 'round_stochastically', 'sqrt', 'to_working']
+__all__ = ['cast_floats', 'compute_dtype', 'divide', 'from_working', 'round_stochastically', 'sqrt', 'to_working']
 
 Array = jax.Array
 
@@ -47,6 +47,11 @@ def cast_floats(tree: Any, like: Array) -> Any:
         return x.astype(like.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
     return jax.tree.map(cast, tree)
+
+
+def divide(a: Array, b: Array) -> Array:
+    """``a / b``, and 0 with derivative 0 where ``b`` is 0."""
+    return jnp.where(b == 0, 0.0, a / jnp.where(b == 0, 1.0, b))
 
 
 @jax.custom_jvp

@@ -3,11 +3,13 @@
 from braintools_optim.rules.adafactor import Adafactor
 from braintools_optim.rules.adam import Adam, AdamW, RAdam
 from braintools_optim.rules.adaptive import SM3, Adadelta, Adagrad
-from braintools_optim.rules.averaged import ASGD
+from braintools_optim.rules.averaged import ASGD, MADGRAD
 from braintools_optim.rules.layerwise import Fromage, Lamb, Lars, Novograd
 from braintools_optim.rules.moments import ADOPT, AdaBelief, Adamax, AdEMAMix, Yogi
 from braintools_optim.rules.nesterov import Adan, NAdam, Nadam, NAdamW
+from braintools_optim.rules.parameter_free import DAdaptAdamW, DoG, PolyakSGD, Prodigy
 from braintools_optim.rules.rmsprop import RMSprop
+from braintools_optim.rules.second_order import Sophia
 from braintools_optim.rules.sgd import SGD, Momentum, MomentumNesterov
 from braintools_optim.rules.sign import Lion, Rprop, SignSGD, Signum
 from braintools_optim.rules.whole_tree import LBFGS, Lookahead
@@ -16,6 +18,7 @@ __all__ = [
     'ADOPT',
     'ASGD',
     'LBFGS',
+    'MADGRAD',
     'SGD',
     'SM3',
     'AdEMAMix',
@@ -27,6 +30,8 @@ __all__ = [
     'AdamW',
     'Adamax',
     'Adan',
+    'DAdaptAdamW',
+    'DoG',
     'Fromage',
     'Lamb',
     'Lars',
@@ -38,10 +43,13 @@ __all__ = [
     'NAdamW',
     'Nadam',
     'Novograd',
+    'PolyakSGD',
+    'Prodigy',
     'RAdam',
     'RMSprop',
     'Rprop',
     'SignSGD',
     'Signum',
+    'Sophia',
     'Yogi',
 ]

@@ -1,4 +1,4 @@
-"""Averages of the weights themselves: ASGD."""
+"""Averages of the weights themselves: ASGD, MADGRAD."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from braintools_optim.optimizer import LearningRate, Optimizer, given
 from braintools_optim.options import Hyperparameters
+from braintools_optim.precision import divide
 from braintools_optim.rule import Slots
 from braintools_optim.shared_options import SharedOptions
 
-__all__ = ['ASGD']
+__all__ = ['ASGD', 'MADGRAD']
 
 Array = jax.Array
 
@@ -86,3 +87,74 @@ class ASGD(Optimizer):
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         direction = hp.rate * (g + hp.lambd * w)
         return direction, {'ax': (1 - hp.mu) * slots['ax'] + hp.mu * (w - hp.lr * direction)}
+
+
+class MADGRAD(Optimizer):
+    r"""MADGRAD: dual averaging from the first weights, scaled by a cube root, and averaged by momentum.
+
+    .. math::
+        s_t &= s_{t-1} + \eta \sqrt t \, g_t, \quad v_t = v_{t-1} + \eta \sqrt t \, g_t^2 \\
+        z_t &= w_0 - \frac{s_t}{\sqrt[3]{v_t} + \epsilon}, \quad w_t = \mu w_{t-1} + (1 - \mu) z_t
+
+    The rate weighs gradients, so a change of lr acts on the next update but not in proportion; at 0 the weights
+    stand still. This is the paper's formula; the authors' code adds eps to lr.
+
+    Parameters
+    ----------
+    lr : float, LRScheduler or callable, default 1e-2
+        :math:`\eta`. See :class:`Optimizer`, as for all options not listed here.
+    momentum : float, default 0.9
+        :math:`\mu`, in [0, 1].
+    eps : float, default 1e-6
+        Added to the denominator; at least 0.
+    weight_decay : float, default 0.0
+        Added to the gradient, times the weight.
+    decoupled_weight_decay : bool, default False
+        Decay the weight itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is not of its kind or out of its range.
+
+    References
+    ----------
+    Defazio and Jelassi (2022), Adaptivity without Compromise: A Momentumized, Adaptive, Dual Averaged Gradient
+    Method for Stochastic Optimization.
+
+    Examples
+    --------
+    >>> import brainstate, jax.numpy as jnp
+    >>> w = brainstate.ParamState(jnp.array(2.0))
+    >>> optimizer = MADGRAD(lr=1.0, momentum=0.5).register_trainable_weights({'w': w})
+    >>> optimizer.update({'w': jnp.array(8.0)})  # half of 8 / 4
+    >>> float(w.value.round(5))
+    1.0
+    """
+
+    def __init__(
+        self,
+        lr: LearningRate = 1e-2,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        eps: float = 1e-6,
+        grad_clip_norm: float | None = None,
+        grad_clip_value: float | None = None,
+        *,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+    ):
+        super().__init__(**given(locals()))
+
+    def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
+        return {'grad_sum_sq': jnp.zeros_like(w), 's': jnp.zeros_like(w), 'x0': w}
+
+    def prepare(self, hp: Hyperparameters) -> dict[str, Array]:
+        return {'lamb': hp.lr * jnp.sqrt(hp.step)}
+
+    def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
+        s, v = slots['s'] + hp.lamb * g, slots['grad_sum_sq'] + hp.lamb * g * g
+        root = jnp.where(v == 0, 0.0, jnp.cbrt(jnp.where(v == 0, 1.0, v)))
+        z = slots['x0'] - divide(s, root + hp.eps)
+        step = (1 - hp.momentum) * (w - z)
+        return divide(step, hp.lr), {'grad_sum_sq': v, 's': s, 'x0': slots['x0']}

@@ -1,4 +1,4 @@
-"""Rules that look at all weights together: LBFGS, Lookahead."""
+"""Rules that look at all weights together: LBFGS, Lookahead; and what such rules share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Unpack
 
+import brainstate
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,14 +15,70 @@ from braintools_optim.optax_optimizer import OptaxOptimizer, to_optax
 from braintools_optim.optimizer import LearningRate, Optimizer
 from braintools_optim.options import Hyperparameters
 from braintools_optim.shared_options import SharedOptions
+from braintools_optim.precision import cast_floats, from_working, to_working
+from braintools_optim.rule import Slots, TreeRule
+from braintools_optim.weights import Weights
 
-__all__ = ['LBFGS', 'Lookahead']
+__all__ = ['LBFGS', 'GroupRule', 'Leaves', 'Lookahead', 'loss_of_leaves']
 
 Array = jax.Array
+Leaves = dict[str, Array]
 LINESEARCHES = {
     'zoom': lambda: optax.scale_by_zoom_linesearch(max_linesearch_steps=100),
     'backtracking': lambda: optax.scale_by_backtracking_linesearch(max_backtracking_steps=100),
 }
+
+
+class GroupRule(TreeRule, Optimizer):
+    """A rule of all the weights of a group, on real numbers: complex weights are pairs. Its memory keeps its dtypes."""
+
+    def init_group(self, w: Leaves, hp: Hyperparameters) -> dict[str, Any]:
+        """The memory before the first update: numbers of the group, and slots ``{name: {weight: array}}``."""
+        return {}
+
+    def group_direction(
+        self, g: Leaves, w: Leaves, state: dict[str, Any], hp: Hyperparameters, extra: Any
+    ) -> tuple[Leaves, dict[str, Any]]:
+        """The directions and the new memory."""
+        raise NotImplementedError(f'{type(self).__name__} must define group_direction(g, w, state, hp, extra).')
+
+    def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
+        """The memory of a group of one weight, which an assignment to an option may not change any more."""
+        leaves = jax.tree_util.tree_flatten_with_path(self.init_group({'w': w}, hp))[0]
+        return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in leaves}
+
+    def init_tree(self, weights: Leaves, hp: Hyperparameters) -> Any:
+        return self.init_group({key: to_working(w) for key, w in weights.items()}, hp)
+
+    def tree_direction(
+        self, gradients: Leaves, weights: Leaves, state: Any, hp: Hyperparameters, extra: Any
+    ) -> tuple[Leaves, Any]:
+        g, w = ({key: to_working(x) for key, x in leaves.items()} for leaves in (gradients, weights))
+        hp = cast_floats(hp, like=jnp.zeros((), jnp.result_type(*w.values())))
+        directions, new = self.group_direction(g, w, state, hp, extra)
+        new = jax.tree.map(lambda old, x: x.astype(old.dtype), state, new)
+        return {key: from_working(d, weights[key].dtype) for key, d in directions.items()}, new
+
+
+def loss_of_leaves(value_fn: Callable[..., Any], registered: Weights) -> Callable[[Leaves], Any]:
+    """A loss of named leaves, from one of the tree of weights or of the model's States, which stay as they are."""
+    if not registered.keys:
+        raise ValueError('A value_fn needs the weights that it is a function of: register_trainable_weights.')
+    parameters = inspect.signature(value_fn).parameters.values()
+    of_tree = any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters)
+
+    def value_of(leaves: Leaves) -> Any:
+        if of_tree:
+            return value_fn(registered.as_tree(leaves))
+        trace = brainstate.StateTraceStack()
+        with registered.replaced(leaves):
+            try:
+                with trace:
+                    return value_fn()
+            finally:  # what it writes belongs to a derivative or a branch, and may not leave it
+                trace.recovery_original_values()
+
+    return value_of
 
 
 class LBFGS(OptaxOptimizer):
@@ -92,20 +149,8 @@ class LBFGS(OptaxOptimizer):
         self, gradients: dict[str, Array], weights: dict[str, Array], state: Any, hp: Hyperparameters, extra: Any
     ) -> tuple[dict[str, Array], Any]:
         if 'value_fn' in extra:
-            extra = {**extra, 'grad': gradients, 'value_fn': self._loss_of_weights(extra['value_fn'])}
+            extra = {**extra, 'grad': gradients, 'value_fn': loss_of_leaves(extra['value_fn'], self._weights)}
         return super().tree_direction(gradients, weights, state, hp, extra)
-
-    def _loss_of_weights(self, value_fn: Callable[..., Any]) -> Callable[[dict[str, Array]], Any]:
-        """A loss of named leaves, from one of the tree of weights or of the model's States."""
-        parameters = inspect.signature(value_fn).parameters.values()
-        if any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters):
-            return lambda weights: value_fn(self._weights.as_tree(weights))
-
-        def value_of(weights: dict[str, Array]) -> Any:
-            with self._weights.replaced(weights):
-                return value_fn()
-
-        return value_of
 
 
 class Lookahead(OptaxOptimizer):
