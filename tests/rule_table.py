@@ -24,7 +24,7 @@ LEAVES: dict[str, tuple[tuple[int, ...], float]] = {
     'large': ((2, 3), 1e3),
 }
 WATCHED = ('ax',)  # slots that belong to the trajectory
-INITIAL = {'initial_accumulator_value'}  # what counts before there is memory only
+INITIAL = {'initial_accumulator_value', 'd0'}  # what counts before there is memory only
 
 Path = dict[str, np.ndarray]
 Options = dict[str, Any]
@@ -333,6 +333,27 @@ def paper_ademamix(
     return w - lr * ((m1 + alpha * m2) / (np.sqrt(v) + eps) + weight_decay * w)
 
 
+def paper_madgrad(
+    w: Any,
+    g: Any,
+    t: int,
+    memory: Options,
+    lr: Any,
+    momentum: Any = 0.9,
+    eps: Any = 1e-6,
+    weight_decay: Any = 0.0,
+    decoupled_weight_decay: Any = False,
+) -> Any:
+    start = memory.setdefault('x0', w)
+    decay = weight_decay * w
+    if not decoupled_weight_decay:
+        g, decay = g + decay, 0.0
+    memory['s'] = memory.get('s', 0.0) + lr * np.sqrt(t) * g
+    memory['v'] = memory.get('v', 0.0) + lr * np.sqrt(t) * g**2
+    z = start - memory['s'] / (np.cbrt(memory['v']) + eps)
+    return momentum * w + (1 - momentum) * z - lr * decay
+
+
 # the cases
 
 
@@ -417,6 +438,12 @@ PAPERS = {
         'mixing_warmup': (0, 100),
         'beta3_warmup': (0, 150),
     },
+    paper_madgrad: {
+        'momentum': (0.9, 0.0),
+        'eps': (1e-6, 0.1),
+        'weight_decay': DECAY,
+        'decoupled_weight_decay': FLAG,
+    },
 }
 REFERENCES = {
     rules.AdaBelief: (optax_adabelief,),
@@ -432,6 +459,7 @@ REFERENCES = {
     rules.NAdamW: (optax_nadamw,),
     rules.ADOPT: (optax_adopt, paper_adopt),
     rules.AdEMAMix: (optax_ademamix, paper_ademamix),
+    rules.MADGRAD: (paper_madgrad,),
 }
 
 

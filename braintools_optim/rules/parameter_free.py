@@ -31,12 +31,16 @@ class DistanceAdapted(GroupRule):
     def start(self, w: Leaves, d0: Any) -> State:
         zeros = each(jnp.zeros_like, w)
         d = jnp.asarray(d0, jnp.result_type(*w.values()))
-        return {'d': d, 's': zeros, 'exp_avg': zeros, 'exp_avg_sq': zeros}
+        return {'d0': d, 'd': d, 's': zeros, 'exp_avg': zeros, 'exp_avg_sq': zeros}
 
     def rate(self, d: Array, hp: Hyperparameters) -> Array:
         """What the weights move by, but for lr."""
         mean, second = (beta.correction(hp.step[0]) for beta in hp.betas)
         return d * sqrt(second) / mean if hp.use_bias_correction else d
+
+    def limit(self, d: Array, hp: Hyperparameters) -> Array:
+        """How far the estimate may grow; an infinite factor would make NaN of a derivative."""
+        return d * jnp.minimum(hp.growth_rate, jnp.finfo(d.dtype).max)
 
 
 class Prodigy(DistanceAdapted):
@@ -135,13 +139,13 @@ class Prodigy(DistanceAdapted):
         exp_avg_sq = each(lambda v, g: beta2.average(v, (d * g) ** 2), state['exp_avg_sq'], g)
         d_hat = hp.d_coef * divide(numerator, sum_of_sizes(s))
         d_max = jnp.maximum(state['d_max'], d_hat)
-        grown = jnp.where(d == hp.d0, jnp.maximum(d, d_hat), d)  # the first rise is free
-        d_next = jnp.minimum(d_max, grown * hp.growth_rate)
+        grown = jnp.where(d == state['d0'], jnp.maximum(d, d_hat), d)  # the first rise is free
+        d_next = jnp.minimum(d_max, self.limit(grown, hp))
         direction = each(
             lambda m, v, w: rate * (divide(m, sqrt(v) + d_next * hp.eps) + hp.weight_decay * w), exp_avg, exp_avg_sq, w
         )
-        estimate = {'d': d_next, 'd_max': d_max, 'd_numerator': numerator, 's': s, 'p0': state['p0']}
-        return direction, {**estimate, 'exp_avg': exp_avg, 'exp_avg_sq': exp_avg_sq}
+        estimate = {'d': d_next, 'd_max': d_max, 'd_numerator': numerator, 's': s}
+        return direction, {**state, **estimate, 'exp_avg': exp_avg, 'exp_avg_sq': exp_avg_sq}
 
 
 class DAdaptAdamW(DistanceAdapted):
@@ -225,12 +229,12 @@ class DAdaptAdamW(DistanceAdapted):
         exp_avg = each(lambda m, g: beta1.average(m, rate * g), state['exp_avg'], g)
         exp_avg_sq = each(lambda v, g: beta2.average(v, g * g), state['exp_avg_sq'], g)
         d_hat = divide(numerator, gamma.complement * sum_of_sizes(s))
-        d = jnp.maximum(state['d'], jnp.minimum(d_hat, state['d'] * hp.growth_rate))
+        d = jnp.maximum(state['d'], jnp.minimum(d_hat, self.limit(state['d'], hp)))
         direction = each(
             lambda m, v, w: divide(m, sqrt(v) + hp.eps) + hp.weight_decay * rate * w, exp_avg, exp_avg_sq, w
         )
-        moments = {'exp_avg': exp_avg, 'exp_avg_sq': exp_avg_sq}
-        return direction, {'d': d, 's': s, 'numerator_weighted': numerator, **moments}
+        estimate = {'d': d, 's': s, 'numerator_weighted': numerator}
+        return direction, {**state, **estimate, 'exp_avg': exp_avg, 'exp_avg_sq': exp_avg_sq}
 
 
 class DoG(GroupRule):

@@ -105,7 +105,8 @@ class Sophia(GroupRule):
         beta1, beta2 = hp.betas
 
         def averaged(hessian: Leaves) -> Leaves:
-            return jax.tree.map(lambda h, new: beta2.average(h, new).astype(h.dtype), hessian, estimate())
+            new = estimate()
+            return {key: beta2.average(h, new[key]).astype(h.dtype) for key, h in hessian.items()}
 
         due = (hp.step[0] - 1) % hp.update_period == 0
         hessian = jax.lax.cond(due, averaged, lambda hessian: hessian, state['hessian'])
@@ -133,7 +134,7 @@ class Sophia(GroupRule):
         value_fn = loss_of_leaves(extra['value_fn'], self._weights)
         kinds = dict(zip(self.weight_names, self._weights.read(), strict=True))
 
-        def loss(w: Leaves) -> Array:
+        def loss(w: Leaves) -> Any:
             return sign * brainunit.get_mantissa(value_fn({k: from_working(x, kinds[k].dtype) for k, x in w.items()}))
 
         key = jax.random.fold_in(jax.random.key(hp.seed.astype(int)), hp.step[0])
@@ -155,9 +156,9 @@ class Sophia(GroupRule):
         self._update(grads, None, {'value_fn': value_fn})
 
 
-def hutchinson(loss: Callable[[Leaves], Array], w: Leaves, key: Array) -> Leaves:
+def hutchinson(loss: Callable[[Leaves], Any], w: Leaves, key: Array) -> Leaves:
     """The diagonal of the Hessian, and of its other entries a share of either sign."""
     keys = dict(zip(w, jax.random.split(key, len(w)), strict=True))
     signs = {name: jax.random.rademacher(keys[name], x.shape, x.dtype) for name, x in w.items()}
     products = jax.jvp(jax.grad(loss), (w,), (signs,))[1]
-    return jax.tree.map(jnp.multiply, signs, products)
+    return {name: sign * products[name] for name, sign in signs.items()}
