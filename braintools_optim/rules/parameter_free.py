@@ -331,7 +331,8 @@ class PolyakSGD(GroupRule):
               \eta_{\max}\right) g_t
 
     It is told the loss: ``update(grads, value=loss)``, or ``minimize(loss_fn)``. The norm is that of all groups'
-    gradients before clipping. Unlike optax's default, it never ascends when the loss falls below ``f_min``.
+    gradients before clipping. Unlike optax's default, it never ascends when the loss falls below ``f_min``, and
+    lr is a factor on the step; there a scaling divides it.
 
     Parameters
     ----------
