@@ -484,7 +484,8 @@ class Optimizer(Rule, Node):
     def _check_change(self, before: Hyperparameters, after: Hyperparameters) -> None:
         """Refuse options that do not go together, or change what the rule remembers of weights it has already."""
         self._admit(after)
-        old, new = (first_slots(self, jnp.zeros((1, 1)), hp, self._treatment) for hp in (before, after))
+        w = jnp.zeros((1, 1))
+        old, new = (first_slots(self, w, hp, self._treatment) | self.init_slots(w, hp) for hp in (before, after))
         same = old.keys() == new.keys() and all(old[k] is new[k] or equal(old[k], new[k]) for k in old)
         if self._groups and not same:
             changed = {k: v for k, v in after.values().items() if v != before.values()[k]}

@@ -200,7 +200,8 @@ INTEGERS = {
     'update_period',
     'seed',
 }
-OPTIONAL = {'grad_clip_norm', 'grad_clip_value', 'grad_clip_adaptive', 'grokfast', 'loss_scale', 'beta1', 'beta3', 'init_eta'}
+OPTIONAL = {'grad_clip_norm', 'grad_clip_value', 'grad_clip_adaptive', 'grokfast', 'loss_scale'}
+OPTIONAL |= {'beta1', 'beta3', 'init_eta'}
 DECAYS = {'betas', 'alpha', 'dampening', 'rho', 'beta1', 'grokfast_decay'}
 PAIRS = {'betas'}
 CHOICES = {

@@ -47,12 +47,12 @@ class TreeRule(Rule):
         """The memory that the rule keeps of a group, any tree, before the first update."""
         raise NotImplementedError(f'{type(self).__name__} must define init_tree(weights, hp).')
 
-    def across_groups(self, gradients: dict[str, Array]) -> dict[str, Array]:
-        """What takes the gradients of all groups, before clipping; :meth:`tree_direction` finds it as ``hp.<name>``."""
-        return {}
-
     def tree_direction(
         self, gradients: dict[str, Array], weights: dict[str, Array], state: Any, hp: Hyperparameters, extra: Any
     ) -> tuple[dict[str, Array], Any]:
-        """The directions, which are *subtracted* after multiplication by ``lr``, and the new memory."""
+        """The directions, which are *subtracted* after multiplication by ``lr``, and the new memory.
+
+        ``hp.grad_norm`` is the norm of the gradients of all groups before clipping; ``hp.weight_decays`` has the
+        decay of each weight, for a rule that applies it itself.
+        """
         raise NotImplementedError(f'{type(self).__name__} must define tree_direction(...).')

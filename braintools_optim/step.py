@@ -109,6 +109,9 @@ def step(
     finite = all_finite(gradients) if guard == 'skip' else None
     looked = {**shared.values(), 'guard': guard, 'finite': finite}
     factors, metrics = survey(shared, [keys for keys, _ in groups], gradients, treatment, looked, loss_scale)
+    if isinstance(rule, TreeRule):
+        norm = global_norm([jnp.where(jnp.isfinite(g), g, 0) if guard == 'zero' else g for g in gradients.values()])
+        looked['grad_norm'] = norm if loss_scale is None else norm / loss_scale
     updated = np.array([key in gradients for key in weights], np.int32)
     counts = memory['step'] + (1 if updated.all() else updated)
     place = {key: i for i, key in enumerate(weights)}
@@ -236,6 +239,7 @@ def update_tree(
         own = hps[key] if key in gradients else hps[key].with_values(decay='none')
         looks[key] = seen(g, weights[key], slots_of(memory, key), own)
     old = memory['tree'][group]
+    hp = hp.with_values(weight_decays={key: own.weight_decay for key, own in hps.items()})
     directions, state = rule.tree_direction(
         {key: g for key, (g, _, _) in looks.items()}, {key: w for key, (_, w, _) in looks.items()}, old, hp, extra
     )

@@ -142,7 +142,7 @@ class MADGRAD(Optimizer):
         grad_clip_value: float | None = None,
         *,
         decoupled_weight_decay: bool = False,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()))
 

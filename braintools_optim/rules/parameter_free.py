@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import brainunit
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from braintools_optim.clipping import global_norm
 from braintools_optim.optimizer import LearningRate, given
 from braintools_optim.options import Decay, Hyperparameters
 from braintools_optim.precision import divide, sqrt
-from braintools_optim.rules.whole_tree import GroupRule, Leaves
+from braintools_optim.rules.whole_tree import GroupRule, Leaves, updates
+from braintools_optim.shared_options import SharedOptions
 
 __all__ = ['DAdaptAdamW', 'DoG', 'PolyakSGD', 'Prodigy']
 
@@ -35,12 +36,12 @@ class DistanceAdapted(GroupRule):
 
     def rate(self, d: Array, hp: Hyperparameters) -> Array:
         """What the weights move by, but for lr."""
-        mean, second = (beta.correction(hp.step[0]) for beta in hp.betas)
+        mean, second = (beta.correction(updates(hp)) for beta in hp.betas)
         return d * sqrt(second) / mean if hp.use_bias_correction else d
 
     def limit(self, d: Array, hp: Hyperparameters) -> Array:
         """How far the estimate may grow; an infinite factor would make NaN of a derivative."""
-        return d * jnp.minimum(hp.growth_rate, jnp.finfo(d.dtype).max)
+        return d * jnp.minimum(hp.growth_rate, np.finfo(d.dtype).max)
 
 
 class Prodigy(DistanceAdapted):
@@ -116,7 +117,7 @@ class Prodigy(DistanceAdapted):
         d0: float = 1e-6,
         d_coef: float = 1.0,
         growth_rate: float = UNBOUNDED,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()))
 
@@ -142,7 +143,11 @@ class Prodigy(DistanceAdapted):
         grown = jnp.where(d == state['d0'], jnp.maximum(d, d_hat), d)  # the first rise is free
         d_next = jnp.minimum(d_max, self.limit(grown, hp))
         direction = each(
-            lambda m, v, w: rate * (divide(m, sqrt(v) + d_next * hp.eps) + hp.weight_decay * w), exp_avg, exp_avg_sq, w
+            lambda m, v, w, decay: rate * (divide(m, sqrt(v) + d_next * hp.eps) + decay * w),
+            exp_avg,
+            exp_avg_sq,
+            w,
+            hp.weight_decays,
         )
         estimate = {'d': d_next, 'd_max': d_max, 'd_numerator': numerator, 's': s}
         return direction, {**state, **estimate, 'exp_avg': exp_avg, 'exp_avg_sq': exp_avg_sq}
@@ -207,7 +212,7 @@ class DAdaptAdamW(DistanceAdapted):
         use_bias_correction: bool = False,
         d0: float = 1e-6,
         growth_rate: float = UNBOUNDED,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()))
 
@@ -231,7 +236,11 @@ class DAdaptAdamW(DistanceAdapted):
         d_hat = divide(numerator, gamma.complement * sum_of_sizes(s))
         d = jnp.maximum(state['d'], jnp.minimum(d_hat, self.limit(state['d'], hp)))
         direction = each(
-            lambda m, v, w: divide(m, sqrt(v) + hp.eps) + hp.weight_decay * rate * w, exp_avg, exp_avg_sq, w
+            lambda m, v, w, decay: divide(m, sqrt(v) + hp.eps) + decay * rate * w,
+            exp_avg,
+            exp_avg_sq,
+            w,
+            hp.weight_decays,
         )
         estimate = {'d': d, 's': s, 'numerator_weighted': numerator}
         return direction, {**state, **estimate, 'exp_avg': exp_avg, 'exp_avg_sq': exp_avg_sq}
@@ -296,7 +305,7 @@ class DoG(GroupRule):
         *,
         layerwise: bool = False,
         decoupled_weight_decay: bool = False,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()))
 
@@ -314,7 +323,7 @@ class DoG(GroupRule):
         def rate(dist: Array, G: Array, start: Array) -> Array:
             if hp.init_eta is None:
                 return divide(jnp.maximum(dist, hp.reps_rel * (1 + sqrt(start))), sqrt(G + hp.eps))
-            return jnp.where(hp.step[0] == 1, hp.init_eta, divide(dist, sqrt(G + hp.eps)))
+            return jnp.where(updates(hp) == 1, hp.init_eta, divide(dist, sqrt(G + hp.eps)))
 
         start = state['init_buffer']
         dist = squares(each(jnp.subtract, w, start))
@@ -371,13 +380,9 @@ class PolyakSGD(GroupRule):
         eps: float = 0.0,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
-        *,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()))
-
-    def across_groups(self, gradients: Leaves) -> dict[str, Array]:
-        return {'gradient_norm': global_norm(gradients)}
 
     def group_direction(
         self, g: Leaves, w: Leaves, state: State, hp: Hyperparameters, extra: Any
@@ -389,12 +394,21 @@ class PolyakSGD(GroupRule):
                 'update(grads, value=loss) or minimize(loss_fn).'
             )
         gap = jnp.maximum(hp.f_min - value if hp.maximize else value - hp.f_min, 0)
-        rate = jnp.minimum(divide(gap, hp.gradient_norm**2 + hp.eps), hp.max_learning_rate)
+        rate = jnp.minimum(divide(gap, hp.grad_norm**2 + hp.eps), hp.max_learning_rate)
         return each(lambda g: rate * g, g), state
 
-    def update(self, grads: Any, *, loss_unit: Any = None, value: Any = None, value_fn: Any = None) -> None:
-        """Update the weights in place, given the loss as ``value``."""
-        self._update(grads, loss_unit, {} if value is None else {'value': value})
+    def update(
+        self,
+        grads: Any,
+        *,
+        loss_unit: Any = None,
+        partial: bool = False,
+        loss_scale: Any = None,
+        value: Any = None,
+        value_fn: Any = None,
+    ) -> None:
+        """Update the weights in place, given the loss as ``value``, which no loss scale multiplies."""
+        self._update(grads, loss_unit, {} if value is None else {'value': value}, partial, loss_scale)
 
     def _update_knowing(self, grads: Any, value: Any, value_fn: Callable[[], Any]) -> None:
         self._update(grads, None, {'value': value})

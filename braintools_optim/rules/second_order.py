@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import brainunit
 import jax
@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from braintools_optim.optimizer import LearningRate, given
 from braintools_optim.options import Hyperparameters
 from braintools_optim.precision import from_working, to_working
-from braintools_optim.rules.whole_tree import GroupRule, Leaves, loss_of_leaves
+from braintools_optim.rules.whole_tree import GroupRule, Leaves, loss_of_leaves, updates
+from braintools_optim.shared_options import SharedOptions
 
 __all__ = ['Sophia']
 
@@ -90,7 +91,7 @@ class Sophia(GroupRule):
         clip_threshold: float = 1.0,
         update_period: int = 10,
         seed: int = 0,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()), decoupled_weight_decay=True)
 
@@ -108,7 +109,7 @@ class Sophia(GroupRule):
             new = estimate()
             return {key: beta2.average(h, new[key]).astype(h.dtype) for key, h in hessian.items()}
 
-        due = (hp.step[0] - 1) % hp.update_period == 0
+        due = (updates(hp) - 1) % hp.update_period == 0
         hessian = jax.lax.cond(due, averaged, lambda hessian: hessian, state['hessian'])
         exp_avg = jax.tree.map(beta1.average, state['exp_avg'], g)
 
@@ -137,11 +138,19 @@ class Sophia(GroupRule):
         def loss(w: Leaves) -> Any:
             return sign * brainunit.get_mantissa(value_fn({k: from_working(x, kinds[k].dtype) for k, x in w.items()}))
 
-        key = jax.random.fold_in(jax.random.key(hp.seed.astype(int)), hp.step[0])
+        key = jax.random.fold_in(jax.random.key(hp.seed.astype(int)), updates(hp))
         return lambda: hutchinson(loss, w, key)
 
     def update(
-        self, grads: Any, *, loss_unit: Any = None, value: Any = None, value_fn: Any = None, hessian: Any = None
+        self,
+        grads: Any,
+        *,
+        loss_unit: Any = None,
+        partial: bool = False,
+        loss_scale: Any = None,
+        value: Any = None,
+        value_fn: Any = None,
+        hessian: Any = None,
     ) -> None:
         """Update the weights in place, given the loss as ``value_fn`` or an estimate of its ``hessian``'s diagonal."""
         extra = {} if value_fn is None else {'value_fn': value_fn}
@@ -150,7 +159,7 @@ class Sophia(GroupRule):
             if scales is not None:
                 raise ValueError('Invalid hessian. Its leaves must wear the units of their weights.')
             extra = {'hessian': dict(zip(self.weight_names, leaves, strict=True))}
-        self._update(grads, loss_unit, extra)
+        self._update(grads, loss_unit, extra, partial, loss_scale)
 
     def _update_knowing(self, grads: Any, value: Any, value_fn: Callable[[], Any]) -> None:
         self._update(grads, None, {'value_fn': value_fn})

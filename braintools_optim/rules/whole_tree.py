@@ -14,12 +14,12 @@ import optax
 from braintools_optim.optax_optimizer import OptaxOptimizer, to_optax
 from braintools_optim.optimizer import LearningRate, Optimizer
 from braintools_optim.options import Hyperparameters
-from braintools_optim.shared_options import SharedOptions
 from braintools_optim.precision import cast_floats, from_working, to_working
 from braintools_optim.rule import Slots, TreeRule
+from braintools_optim.shared_options import SharedOptions
 from braintools_optim.weights import Weights
 
-__all__ = ['LBFGS', 'GroupRule', 'Leaves', 'Lookahead', 'loss_of_leaves']
+__all__ = ['LBFGS', 'GroupRule', 'Leaves', 'Lookahead', 'loss_of_leaves', 'updates']
 
 Array = jax.Array
 Leaves = dict[str, Array]
@@ -48,16 +48,24 @@ class GroupRule(TreeRule, Optimizer):
         return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in leaves}
 
     def init_tree(self, weights: Leaves, hp: Hyperparameters) -> Any:
-        return self.init_group({key: to_working(w) for key, w in weights.items()}, hp)
+        state = self.init_group({key: to_working(w) for key, w in weights.items()}, hp)
+        dtype = self._treatment.state_dtype
+        slots = {name: each for name, each in state.items() if isinstance(each, dict) and dtype is not None}
+        return state | {name: {key: x.astype(dtype) for key, x in each.items()} for name, each in slots.items()}
 
     def tree_direction(
         self, gradients: Leaves, weights: Leaves, state: Any, hp: Hyperparameters, extra: Any
     ) -> tuple[Leaves, Any]:
         g, w = ({key: to_working(x) for key, x in leaves.items()} for leaves in (gradients, weights))
-        hp = cast_floats(hp, like=jnp.zeros((), jnp.result_type(*w.values())))
-        directions, new = self.group_direction(g, w, state, hp, extra)
+        hp, wide = cast_floats((hp, state), like=jnp.zeros((), jnp.result_type(*w.values())))
+        directions, new = self.group_direction(g, w, wide, hp, extra)
         new = jax.tree.map(lambda old, x: x.astype(old.dtype), state, new)
         return {key: from_working(d, weights[key].dtype) for key, d in directions.items()}, new
+
+
+def updates(hp: Hyperparameters) -> Array:
+    """The update count of a group; that of a weight stops while it is frozen."""
+    return jnp.max(hp.step)
 
 
 def loss_of_leaves(value_fn: Callable[..., Any], registered: Weights) -> Callable[[Leaves], Any]:
@@ -218,7 +226,7 @@ class Lookahead(OptaxOptimizer):
         self, gradients: dict[str, Array], weights: dict[str, Array], state: Any, hp: Hyperparameters, extra: Any
     ) -> tuple[dict[str, Array], Any]:
         backward, fast = super().tree_direction(gradients, weights, state['fast'], hp, extra)
-        sync, lr = jnp.max(hp.step) % self.sync_period == 0, jnp.where(hp.lr == 0, 1.0, hp.lr)
+        sync, lr = updates(hp) % self.sync_period == 0, jnp.where(hp.lr == 0, 1.0, hp.lr)
         slow = {k: s + self.alpha * (weights[k] - hp.lr * backward[k] - s) for k, s in state['slow'].items()}
         back = {k: jnp.where(sync, (weights[k] - slow[k]) / lr, d) for k, d in backward.items()}
         return back, {'slow': {k: jnp.where(sync, slow[k], s) for k, s in state['slow'].items()}, 'fast': fast}
