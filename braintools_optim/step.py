@@ -182,7 +182,7 @@ def survey(
     loss_scale: Array | None,
 ) -> tuple[list[Array | None], dict[str, Any]]:
     """What the gradients of each group are multiplied by, None if by nothing; and the metrics of it."""
-    unscale = None if loss_scale is None else 1 / loss_scale
+    unscale = None if loss_scale is None else 1 / jnp.asarray(loss_scale)  # inside a transformation a Python number
     limit, over = shared.grad_clip_norm, shared.grad_clip_over
     if limit is None and not treatment.metrics:
         return [unscale] * len(groups), {}

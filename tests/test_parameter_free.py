@@ -543,3 +543,60 @@ def test_sophia_is_told_the_hessian() -> None:
 
 def sum_of_squares(tree: Any) -> Any:
     return jnp.sum(tree['w'] ** 2)
+
+
+# the options that all optimizers share
+
+
+@pytest.mark.parametrize('rule', [bo.Prodigy, bo.DAdaptAdamW, bo.Sophia])
+def test_weights_without_decay(rule: Any) -> None:
+    """Where the rule applies decay itself, too."""
+    options: Options = {'lr': 0.5} if rule is bo.Sophia else {'lr': 0.5, 'd0': 0.1}
+    optimizer = rule(weight_decay=0.1, no_decay='b', **options)
+    w = registered(optimizer, a=np.full(2, 3.0), b=np.full(2, 3.0))
+    zeros = jax.tree.map(jnp.zeros_like, {key: state.value for key, state in w.items()})
+    optimizer.update(zeros, **({'hessian': zeros} if rule is bo.Sophia else {}))
+    np.testing.assert_allclose(w['a'].value, 3.0 * (1 - 0.05 * options.get('d0', 1.0)))
+    np.testing.assert_array_equal(w['b'].value, 3.0)
+
+
+def test_a_frozen_weight_stops_no_count() -> None:
+    """The bias correction, the signs and what is due are counted on without the first weight."""
+    hessian = {'b': jnp.ones(2)}
+    for rule, options in ((bo.Prodigy, {'d0': 0.1, 'use_bias_correction': True}), (bo.Sophia, {'update_period': 3})):
+        paths = []
+        for frozen in (True, False):
+            optimizer = rule(**options)
+            w = registered(optimizer, **({'a': np.ones(2)} if frozen else {}), b=np.ones(2))
+            if frozen:
+                optimizer.freeze('a')
+            for t in range(5):
+                told = {'hessian': hessian | ({'a': jnp.ones(2)} if frozen else {})} if rule is bo.Sophia else {}
+                optimizer.update({'b': jnp.array([1.0, t])}, **told)
+            paths.append(np.array(w['b'].value))
+        np.testing.assert_array_equal(*paths)
+
+
+@pytest.mark.parametrize('rule', [bo.PolyakSGD, bo.Sophia])
+def test_a_loss_scale_changes_nothing(rule: Any) -> None:
+    results = []
+    for scale in (None, 1024.0, bo.DynamicLossScale(256.0)):
+        optimizer = rule(loss_scale=scale, **({'gamma': 1.0} if rule is bo.Sophia else {}))
+        w = registered(optimizer)
+        for _ in range(3):
+            optimizer.minimize(lambda w=w: logistic(w['w'].value, w['b'].value))
+        results.append(np.array(w['w'].value))
+    np.testing.assert_allclose(results[1:], [results[0]] * 2, rtol=1e-12)
+
+
+@pytest.mark.parametrize('rule', [bo.Prodigy, bo.DAdaptAdamW, bo.DoG, bo.Sophia])
+def test_memory_is_kept_in_its_dtype(rule: Any) -> None:
+    optimizer = rule(state_dtype=jnp.bfloat16)
+    w = registered(optimizer, w=np.ones((2, 2)))['w']
+    for t in range(3):
+        g = {'w': jnp.full((2, 2), 1.0 + t)}
+        optimizer.update(g, **({'hessian': g} if rule is bo.Sophia else {}))
+    slots = {name: x for name, x in optimizer.opt_state.value['tree']['0'].items() if isinstance(x, dict)}
+    assert {x['w'].dtype for x in slots.values()} == {jnp.dtype(jnp.bfloat16)}
+    assert w.value.dtype == np.float64
+    assert (w.value < 1).all()

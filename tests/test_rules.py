@@ -256,7 +256,7 @@ def test_derivatives_through_updates_are_finite(rule: type[bo.Optimizer]) -> Non
     def final(w: Any, slopes: Any) -> Any:
         state = tx.init({'w': w})
         for slope in slopes:
-            extra = told(optimizer, {"['w']": slope})
+            extra = told(optimizer, {'w': slope})
             change, state = tx.update({'w': slope}, state, {'w': w}, **extra)
             w = w + change['w']
         return jnp.sum(w)

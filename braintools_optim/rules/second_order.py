@@ -123,8 +123,8 @@ class Sophia(GroupRule):
         """What computes an estimate of the diagonal: of the loss, which is descended."""
         sign = -1 if hp.maximize else 1
         if 'hessian' in extra:
-            given = {key: to_working(extra['hessian'][key]) for key in w}
-            if wrong := [key for key in w if w[key].shape != given[key].shape]:
+            given = {key: to_working(h) for key, h in extra['hessian'].items()}
+            if wrong := [key for key in w if key not in given or w[key].shape != given[key].shape]:
                 raise ValueError(f'Invalid hessian of {", ".join(wrong)}. Must have the shape of the weight.')
             return lambda: {key: sign * h for key, h in given.items()}
         if 'value_fn' not in extra:
