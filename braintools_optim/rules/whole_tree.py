@@ -76,15 +76,15 @@ def loss_of_leaves(value_fn: Callable[..., Any], registered: Weights) -> Callabl
     of_tree = any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters)
 
     def value_of(leaves: Leaves) -> Any:
-        if of_tree:
-            return value_fn(registered.as_tree(leaves))
         trace = brainstate.StateTraceStack()
-        with registered.replaced(leaves):
-            try:
-                with trace:
+        try:
+            with trace:
+                if of_tree:
+                    return value_fn(registered.as_tree(leaves))
+                with registered.replaced(leaves):
                     return value_fn()
-            finally:  # what it writes belongs to a derivative or a branch, and may not leave it
-                trace.recovery_original_values()
+        finally:  # what it writes belongs to a derivative or a branch, and may not leave it
+            trace.recovery_original_values()
 
     return value_of
 
