@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Self
 
 import brainstate
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from brainstate.graph import Node
 from jax.core import Tracer
 
-from braintools_optim import checkpoint
+from braintools_optim import checkpoint, evaluation
 from braintools_optim.diagnosis import Diagnosis
 from braintools_optim.groups import Group, ParamGroup, divided
 from braintools_optim.loss_scale import DynamicLossScale
@@ -264,6 +265,7 @@ class Optimizer(Rule, Node):
 
         if self.opt_state is None:
             raise ValueError('register_trainable_weights must be called before minimize.')
+        evaluation.refuse_inside(self, 'An update')
         if inside_transformation():
             return run(*args)
         return self._jit((loss_fn, has_aux), run)(*args)
@@ -282,6 +284,7 @@ class Optimizer(Rule, Node):
     ) -> None:
         if self.opt_state is None:
             raise ValueError('register_trainable_weights must be called before step.')
+        evaluation.refuse_inside(self, 'An update')
         functions = tuple((name, value) for name, value in extra.items() if callable(value))
         if functions and not inside_transformation():  # brainstate's jit follows the States that they read
             arrays = {name: value for name, value in extra.items() if not callable(value)}
@@ -492,10 +495,22 @@ class Optimizer(Rule, Node):
                 f'would begin as {sorted(new)}, and it is {sorted(old)}.'
             )
 
+    # evaluation
+
+    def eval_weights(self) -> AbstractContextManager[None]:
+        """``with optimizer.eval_weights():`` the States hold the weights to evaluate, such as averages.
+
+        Leaving the block, by an exception too, puts back the very arrays that were there. Inside it an update,
+        a registration, a checkpoint and another ``eval_weights`` are errors. ``TypeError`` if the weights in
+        training are those to evaluate.
+        """
+        return evaluation.eval_weights(self)
+
     # checkpoints
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next update depends on but the weights: plain numbers and NumPy arrays by path."""
+        evaluation.refuse_inside(self, 'A checkpoint')
         return checkpoint.state_dict(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> list[str]:
@@ -504,6 +519,7 @@ class Optimizer(Rule, Node):
         All differences in names, shapes, dtypes and flags are one ``ValueError`` that changes nothing;
         with ``strict=False`` what fits is loaded and the differences are returned.
         """
+        evaluation.refuse_inside(self, 'A checkpoint')
         return checkpoint.load_state_dict(self, state_dict, strict)
 
     def __deepcopy__(self, memo: Any = None) -> Self:

@@ -120,6 +120,8 @@ RANGES = {
     'mixing': AT_LEAST_ZERO,
     'mixing_warmup': AT_LEAST_ZERO,
     'beta3_warmup': AT_LEAST_ZERO,
+    'r': AT_LEAST_ZERO,
+    'weight_lr_power': AT_LEAST_ZERO,
     'factor': UNIT,
     'gamma': AT_LEAST_ZERO,
     'eta_min': AT_LEAST_ZERO,

@@ -39,6 +39,10 @@ class Rule:
         """The direction, which is *subtracted* from ``w`` after multiplication by ``lr``, and the new memory."""
         raise NotImplementedError(f'{type(self).__name__} must define direction(g, w, slots, hp).')
 
+    def evaluation(self, w: Array, slots: Slots, hp: Hyperparameters) -> Array:
+        """The weight to evaluate, where that is not the one in training."""
+        raise TypeError(f'{type(self).__name__} has no evaluation weights: evaluate the weights themselves.')
+
 
 class TreeRule(Rule):
     """A rule that needs all the weights of a group together: anything from optax."""
@@ -52,3 +56,7 @@ class TreeRule(Rule):
     ) -> tuple[dict[str, Array], Any]:
         """The directions, which are *subtracted* after multiplication by ``lr``, and the new memory."""
         raise NotImplementedError(f'{type(self).__name__} must define tree_direction(...).')
+
+    def tree_evaluation(self, weights: dict[str, Array], state: Any, hp: Hyperparameters) -> dict[str, Array]:
+        """The weights to evaluate, where those are not the ones in training."""
+        raise TypeError(f'{type(self).__name__} has no evaluation weights: evaluate the weights themselves.')

@@ -8,6 +8,7 @@ from braintools_optim.rules.layerwise import Fromage, Lamb, Lars, Novograd
 from braintools_optim.rules.moments import ADOPT, AdaBelief, Adamax, AdEMAMix, Yogi
 from braintools_optim.rules.nesterov import Adan, NAdam, Nadam, NAdamW
 from braintools_optim.rules.rmsprop import RMSprop
+from braintools_optim.rules.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from braintools_optim.rules.sgd import SGD, Momentum, MomentumNesterov
 from braintools_optim.rules.sign import Lion, Rprop, SignSGD, Signum
 from braintools_optim.rules.whole_tree import LBFGS, Lookahead
@@ -41,6 +42,8 @@ __all__ = [
     'RAdam',
     'RMSprop',
     'Rprop',
+    'ScheduleFreeAdamW',
+    'ScheduleFreeSGD',
     'SignSGD',
     'Signum',
     'Yogi',

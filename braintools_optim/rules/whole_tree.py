@@ -115,6 +115,8 @@ class Lookahead(OptaxOptimizer):
         w_t = w_{t-1} + \eta \, u(g_t); \quad
         \text{every } k \text{ steps: } \phi \leftarrow \phi + \alpha (w_t - \phi), \; w_t = \phi
 
+    ``with optimizer.eval_weights():`` puts the slow weights :math:`\phi` into the States.
+
     Parameters
     ----------
     base_optimizer : optax.GradientTransformation or Optimizer
@@ -177,3 +179,7 @@ class Lookahead(OptaxOptimizer):
         slow = {k: s + self.alpha * (weights[k] - hp.lr * backward[k] - s) for k, s in state['slow'].items()}
         back = {k: jnp.where(sync, (weights[k] - slow[k]) / lr, d) for k, d in backward.items()}
         return back, {'slow': {k: jnp.where(sync, slow[k], s) for k, s in state['slow'].items()}, 'fast': fast}
+
+    def tree_evaluation(self, weights: dict[str, Array], state: Any, hp: Hyperparameters) -> dict[str, Array]:
+        slow: dict[str, Array] = state['slow']
+        return slow
