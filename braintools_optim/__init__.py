@@ -14,6 +14,7 @@ from braintools_optim.rules import (
     LBFGS,
     SGD,
     SM3,
+    SOAP,
     AdaBelief,
     Adadelta,
     Adafactor,
@@ -30,6 +31,7 @@ from braintools_optim.rules import (
     Lookahead,
     Momentum,
     MomentumNesterov,
+    Muon,
     NAdam,
     Nadam,
     NAdamW,
@@ -43,6 +45,7 @@ from braintools_optim.rules import (
     Signum,
     Yogi,
 )
+from braintools_optim.rules.matrix import hidden_matrix
 from braintools_optim.schedulers import (
     ChainedScheduler,
     ConstantLR,
@@ -82,6 +85,7 @@ __all__ = [
     'LBFGS',
     'SGD',
     'SM3',
+    'SOAP',
     'AdEMAMix',
     'AdaBelief',
     'Adadelta',
@@ -115,6 +119,7 @@ __all__ = [
     'MomentumNesterov',
     'MultiStepLR',
     'MultiplicativeLR',
+    'Muon',
     'NAdam',
     'NAdamW',
     'Nadam',
@@ -147,6 +152,7 @@ __all__ = [
     'Yogi',
     'constraints',
     'global_norm',
+    'hidden_matrix',
     'schedulers',
     'to_optax',
     'usual_exclusions',

@@ -122,6 +122,14 @@ RANGES = {
     'beta3_warmup': AT_LEAST_ZERO,
     'r': AT_LEAST_ZERO,
     'weight_lr_power': AT_LEAST_ZERO,
+    'adamw_lr': AT_LEAST_ZERO,
+    'adamw_betas': BELOW_ONE,
+    'adamw_eps': AT_LEAST_ZERO,
+    'adamw_weight_decay': AT_LEAST_ZERO,
+    'ns_steps': Range(0, 99),
+    'shampoo_beta': BELOW_ONE,
+    'precondition_frequency': AT_LEAST_ONE,
+    'max_precondition_dim': AT_LEAST_ZERO,
     'factor': UNIT,
     'gamma': AT_LEAST_ZERO,
     'eta_min': AT_LEAST_ZERO,
@@ -190,14 +198,20 @@ INTEGERS = {
     'beta3_warmup',
     'max_consecutive_skips',
     'growth_interval',
+    'ns_steps',
+    'precondition_frequency',
+    'max_precondition_dim',
 }
 OPTIONAL = {'grad_clip_norm', 'grad_clip_value', 'grad_clip_adaptive', 'grokfast', 'loss_scale', 'beta1'}
-DECAYS = {'betas', 'alpha', 'dampening', 'rho', 'beta1', 'grokfast_decay'}
-PAIRS = {'betas'}
-CHOICES = {
+OPTIONAL |= {'adamw_lr', 'shampoo_beta'}
+DECAYS = {'betas', 'alpha', 'dampening', 'rho', 'beta1', 'grokfast_decay', 'adamw_betas', 'shampoo_beta'}
+PAIRS = {'betas', 'adamw_betas'}
+CHOICES: dict[str, tuple[Any, ...]] = {
     'on_nonfinite': ('ignore', 'skip', 'zero', 'raise'),
     'grad_clip_over': ('all', 'group', 'weight'),
     'rounding': ('nearest', 'stochastic'),
+    'algorithm': ('muon', 'adamw'),
+    'adjust_lr_fn': (None, 'original', 'match_rms_adamw'),
 }
 OFF_AT_ZERO = {'weight_decay'}  # None for a compiled step while they are 0: reading a weight costs time
 ANY_FINITE = Range(-math.inf, math.inf, low_open=True, high_open=True)
@@ -215,8 +229,10 @@ def validate(name: str, value: Any, like: Any = 0.0) -> Any:
     """
     if value is None and name in OPTIONAL:
         return None
-    if name in CHOICES and value not in CHOICES[name]:
-        raise ValueError(f'Invalid {name}={value!r}. Must be one of {CHOICES[name]}.')
+    if name in CHOICES:
+        if value not in CHOICES[name]:
+            raise ValueError(f'Invalid {name}={value!r}. Must be one of {CHOICES[name]}.')
+        return value
     if is_flag(like) and name not in OPTIONAL | RANGES.keys():
         if type(value) is not type(like):
             raise TypeError(f'Invalid {name}={value!r}. Must be a {type(like).__name__}.')

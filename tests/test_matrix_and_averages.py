@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 import brainstate
@@ -10,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from rule_table import paper_schedule_free, paper_schedule_free_adamw
+from golden.record_muon import MUON, muon_problem, torch_muon_path
+from rule_table import RECORDED, deviation, paper_schedule_free, paper_schedule_free_adamw
 
 import braintools_optim as bo
 
 SLOPES = np.random.default_rng(2).normal(size=(40, 3))
 START = np.array([1.0, -2.0, 0.5])
+HAS_TORCH = importlib.util.find_spec('torch') is not None
 
 
 def registered(optimizer: Any, **weights: Any) -> dict[str, brainstate.ParamState]:
@@ -178,8 +183,229 @@ def test_optimizers_without_evaluation_weights_say_so(optimizer: Any) -> None:
         (bo.ScheduleFreeSGD, {'r': -1.0}, r'Invalid r=-1\.0'),
         (bo.ScheduleFreeSGD, {'weight_lr_power': -1.0}, r'Invalid weight_lr_power=-1\.0'),
         (bo.ScheduleFreeSGD, {'warmup_steps': 0.5}, r'Invalid warmup_steps=0\.5'),
+        (bo.Muon, {'eps': 0.0}, r'Invalid eps=0\.0\. Must be > 0'),
+        (bo.Muon, {'ns_steps': 100}, r'Invalid ns_steps=100. Must be in \[0, 99\]'),
+        (bo.Muon, {'ns_steps': 1.5}, r'Invalid ns_steps=1\.5. Must be an integer'),
+        (bo.Muon, {'adjust_lr_fn': 'none'}, r"Invalid adjust_lr_fn='none'. Must be one of \(None, 'original', 'match"),
+        (bo.Muon, {'ns_coefficients': (1.0, 2.0)}, 'Invalid ns_coefficients'),
+        (bo.Muon, {'adamw_betas': (0.9, 1.0)}, r'Invalid adamw_betas\[1\]'),
+        (bo.Muon, {'adamw_lr': -1.0}, 'Invalid adamw_lr=-1'),
+        (bo.Muon, {'adamw_weight_decay': -1.0}, 'Invalid adamw_weight_decay=-1'),
+        (bo.SOAP, {'precondition_frequency': 0}, 'Invalid precondition_frequency=0'),
+        (bo.SOAP, {'max_precondition_dim': -1}, 'Invalid max_precondition_dim=-1'),
+        (bo.SOAP, {'shampoo_beta': 1.0}, r'Invalid shampoo_beta=1\.0'),
+        (bo.SOAP, {'decoupled_weight_decay': True}, 'decoupled_weight_decay'),
     ],
 )
 def test_options_out_of_range(optimizer: Any, options: dict[str, Any], match: str) -> None:
     with pytest.raises((ValueError, TypeError), match=match):
         optimizer(**options)
+
+
+# Muon
+
+MUON_RECORDS = np.load(Path(__file__).parent / 'golden' / 'muon.npz')
+
+
+@functools.cache
+def muon_path(case: str, dtype: Any) -> dict[str, np.ndarray]:
+    weights, gradients = muon_problem()
+    optimizer = bo.Muon(**MUON[case])
+    states = registered(optimizer, **{key: jnp.asarray(w, dtype) for key, w in weights.items()})
+
+    def update(slopes: Any) -> Any:
+        optimizer.update(slopes)
+        return {key: state.value for key, state in states.items()}
+
+    slopes = {key: jnp.asarray(g, dtype) for key, g in gradients.items()}
+    path = brainstate.transform.jit(lambda: brainstate.transform.for_loop(update, slopes))()
+    return {key: np.concatenate([weights[key][None].astype(dtype), path[key]]) for key in weights}
+
+
+def from_record(case: str, path: dict[str, np.ndarray]) -> float:
+    """The worst deviation from torch's float64 over the distance travelled."""
+    worst = 0.0
+    for key, p in path.items():
+        error = np.abs(p[list(RECORDED)] - MUON_RECORDS[f'{case}/{key}']).max(axis=(1, 2))
+        worst = max(worst, float(np.max(error / MUON_RECORDS[f'{case}/{key}/travelled'])))
+    return worst
+
+
+@pytest.mark.parametrize('case', MUON)
+def test_muon_is_torchs_in_float64(case: str) -> None:
+    path = muon_path(case, np.float64)
+    assert from_record(case, path) < 1e-12
+    if HAS_TORCH:
+        assert max(deviation(path, torch_muon_path(case, 'float64')).values()) < 1e-12
+
+
+@pytest.mark.parametrize('case', MUON)
+@pytest.mark.usefixtures('float32')
+def test_muon_in_float32_is_as_exact_as_torch(case: str) -> None:
+    path = muon_path(case, np.float32)
+    assert from_record(case, path) <= 2 * MUON_RECORDS[f'{case}/float32']
+    assert MUON_RECORDS[f'{case}/bfloat16'] > 10 * MUON_RECORDS[f'{case}/float32']  # what torch does by default
+    if HAS_TORCH:
+        exact = torch_muon_path(case, 'float64')
+        theirs = deviation(torch_muon_path(case, 'float32'), exact)
+        assert max(deviation(path, exact).values()) <= 2 * max(theirs.values())
+
+
+WEIGHTS = {
+    'layers.0.weight': np.ones((2, 3)),
+    'layers.0.bias': np.ones(3),
+    'layer_norm.scale': np.ones((2, 2)),
+    'multihead.query': np.ones((3, 3)),
+    'embedding.weight': np.ones((4, 2)),
+    'token_embed': np.ones((4, 2)),
+    'lm_head.weight': np.ones((2, 2)),
+    'readout': np.ones((2, 2)),
+    'out.w': np.ones((2, 2)),
+    'outer.w': np.ones((2, 2)),
+    'kernel': np.ones((2, 2, 2)),
+    'spectrum': np.ones((2, 2), complex),
+    'tau': np.ones(()),
+}
+HIDDEN = ['layers.0.weight', 'multihead.query', 'outer.w']
+
+
+def slopes_of(states: dict[str, Any], t: int) -> dict[str, Any]:
+    rng = np.random.default_rng(t)
+    return {key: jnp.asarray(rng.normal(size=s.value.shape), s.value.dtype) for key, s in states.items()}
+
+
+def test_muon_updates_hidden_matrices_and_adamw_the_rest() -> None:
+    """Each to the bit as it would alone, each with its own options; and the print tells which is which."""
+    options = {'momentum': 0.8, 'weight_decay': 0.3}
+    adamw = {'betas': (0.8, 0.9), 'eps': 1e-3, 'weight_decay': 0.2}
+    both = bo.Muon(bo.StepLR(0.1, 1, 0.5), **options, adamw_lr=0.02, **{f'adamw_{k}': v for k, v in adamw.items()})
+    alone = [bo.Muon(bo.StepLR(0.1, 1, 0.5), **options), bo.AdamW(bo.StepLR(0.02, 1, 0.5), **adamw)]
+    mixed = registered(both, **WEIGHTS)
+    apart = [
+        registered(optimizer, **{key: w for key, w in WEIGHTS.items() if (key in HIDDEN) == (i == 0)})
+        for i, optimizer in enumerate(alone)
+    ]
+    shown = [repr(group) for group in both.param_groups]
+    for algorithm, text, states in zip(('muon', 'adamw'), shown, apart, strict=True):
+        assert f"algorithm='{algorithm}'" in text
+        assert all((f'{key},' in text or f'{key};' in text) == (key in states) for key in WEIGHTS)
+    saved = None
+    for t in range(3):
+        slopes = slopes_of(mixed, t)
+        both.update(slopes)
+        for optimizer, states in zip(alone, apart, strict=True):
+            optimizer.update({key: slopes[key] for key in states})
+            optimizer.lr.step()
+            for key, state in states.items():
+                np.testing.assert_allclose(mixed[key].value, state.value, rtol=1e-14, err_msg=key)
+        both.lr.step()
+        saved = saved or (both.state_dict(), {key: np.array(s.value) for key, s in mixed.items()})
+    resumed = bo.Muon(bo.StepLR(0.1, 1, 0.5), **options, adamw_lr=0.02, **{f'adamw_{k}': v for k, v in adamw.items()})
+    again = registered(resumed, **saved[1])
+    resumed.load_state_dict(saved[0])
+    for t in (1, 2):
+        resumed.update(slopes_of(again, t))
+        resumed.lr.step()
+    for key, state in mixed.items():
+        np.testing.assert_array_equal(state.value, again[key].value)
+
+
+def test_the_choice_of_muon_can_be_made() -> None:
+    states = {key: brainstate.ParamState(jnp.asarray(w)) for key, w in WEIGHTS.items()}
+    first, later = {'readout': states['readout'], 'tau': states['tau']}, states['outer.w']
+    optimizer = bo.Muon(muon=lambda name, w: w.ndim == 2).register_trainable_weights(first)
+    optimizer.add_param_group({'outer.w': later}, algorithm='adamw', weight_decay=0.5)
+    optimizer.add_param_group({'lm_head': states['lm_head.weight']}, momentum=0.1)
+    groups = [(g['algorithm'], list(g['params']), g['weight_decay'], g['momentum']) for g in optimizer.param_groups]
+    assert groups == [
+        ('muon', ['readout'], 0.1, 0.95),
+        ('adamw', ['tau'], 0.01, 0.95),
+        ('adamw', ['outer.w'], 0.5, 0.95),
+        ('muon', ['lm_head'], 0.1, 0.1),
+    ]
+    always = bo.Muon(muon=lambda name, w: True)
+    for wrong in ('kernel', 'spectrum', 'layers.0.bias'):
+        with pytest.raises(ValueError, match=f'real matrices only.*{wrong}'):
+            optimizer.add_param_group({wrong: states[wrong]}, algorithm='muon')
+        with pytest.raises(ValueError, match=f'real matrices only.*{wrong}'):
+            always.register_trainable_weights({wrong: states[wrong]})
+        assert (len(optimizer.param_groups), len(always.param_groups)) == (4, 0)
+    with pytest.raises(ValueError, match='cannot be assigned once weights are registered'):
+        optimizer.param_groups[0]['algorithm'] = 'adamw'
+    with pytest.raises(ValueError, match='ns_steps of Muon is fixed'):
+        optimizer.ns_steps = 3
+    optax_muon = bo.to_optax(bo.Muon())
+    with pytest.raises(ValueError, match=r'real matrices only, not weights of the shape \[2\]'):
+        optax_muon.update(jnp.ones(2), optax_muon.init(jnp.ones(2)), jnp.ones(2))
+
+
+# SOAP
+
+
+def soap(w: Any, g: Any, t: int, memory: Any, lr: float, beta: float, frequency: int, longest: int, **o: Any) -> Any:
+    """As its authors publish it: the first update initialises; then project, Adam, project back, renew the bases."""
+    beta1, beta2 = o['betas']
+    sides = [i for i in range(w.ndim) if w.ndim == 2 and w.shape[i] <= longest]
+
+    def turn(m: Any, back: bool = False) -> Any:
+        for i in sides:
+            q = memory['Q', i].T if back else memory['Q', i]
+            m = q.T @ m if i == 0 else m @ q
+        return m
+
+    def covariances() -> None:
+        for i in sides:
+            outer = g @ g.T if i == 0 else g.T @ g
+            memory['GG', i] = beta * memory.get(('GG', i), 0.0) + (1 - beta) * outer
+
+    if t == 1:
+        covariances()
+        for i in sides:
+            memory['Q', i] = np.linalg.eigh(memory['GG', i])[1][:, ::-1]
+        return w
+    t -= 1
+    m = memory['m'] = beta1 * memory.get('m', 0.0) + (1 - beta1) * g
+    v = memory['v'] = beta2 * memory.get('v', 0.0) + (1 - beta2) * turn(g) ** 2
+    step = lr * np.sqrt(1 - beta2**t) / (1 - beta1**t)
+    w = w - step * turn(turn(m) / (np.sqrt(v) + o['eps']), back=True)
+    w = w - lr * o['weight_decay'] * w
+    covariances()
+    if t % frequency == 0:
+        for i in sides:
+            q, gg = memory['Q', i], memory['GG', i]
+            order = np.argsort(-np.diag(q.T @ gg @ q))
+            memory['v'] = np.take(memory['v'], order, axis=i)
+            memory['Q', i] = np.linalg.qr(gg @ q[:, order])[0]
+    return w
+
+
+@pytest.mark.parametrize(
+    ('options', 'renamed'),
+    [
+        ({}, {}),
+        ({'betas': (0.9, 0.8), 'precondition_frequency': 1, 'eps': 1e-3}, {'frequency': 1}),
+        ({'shampoo_beta': 0.5, 'weight_decay': 0.0, 'precondition_frequency': 7}, {'beta': 0.5, 'frequency': 7}),
+        ({'max_precondition_dim': 3}, {'longest': 3}),
+    ],
+)
+def test_soap_is_its_authors(options: dict[str, Any], renamed: dict[str, Any]) -> None:
+    rng = np.random.default_rng(5)
+    start = {'wide': rng.normal(size=(3, 4)), 'tall': rng.normal(size=(4, 3)), 'bias': rng.normal(size=3)}
+    mix = {'wide': rng.normal(size=(4, 4)), 'tall': rng.normal(size=(3, 3)), 'bias': np.eye(3)}
+    slopes = {key: rng.normal(size=(60, *w.shape)) @ mix[key] for key, w in start.items()}
+    optimizer = bo.SOAP(0.01, **options)
+    states = registered(optimizer, **start)
+
+    def update(slope: Any) -> Any:
+        optimizer.update(slope)
+        return {key: state.value for key, state in states.items()}
+
+    path = brainstate.transform.for_loop(update, jax.tree.map(jnp.asarray, slopes))
+    full = {'betas': (0.95, 0.95), 'eps': 1e-8, 'weight_decay': 0.01} | options
+    full = {name: full[name] for name in ('betas', 'eps', 'weight_decay')}
+    own = {'beta': full['betas'][1], 'frequency': 10, 'longest': 10000} | renamed
+    for key, w in start.items():
+        memory: dict[Any, Any] = {}
+        for t in range(60):
+            w = soap(w, slopes[key][t], t + 1, memory, 0.01, **own, **full)
+            np.testing.assert_allclose(path[key][t], w, rtol=0, atol=1e-12, err_msg=f'{key} {t}')

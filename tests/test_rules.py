@@ -26,7 +26,7 @@ from braintools_optim.shared_options import SHARED
 RECORDS = np.load(Path(__file__).parent / 'golden' / 'rules.npz')
 HAS_TORCH = importlib.util.find_spec('torch') is not None
 DOUBLE, SINGLE = (float(np.finfo(dtype).eps) for dtype in (np.float64, np.float32))
-RULES = sorted({case.optimizer for case in CASES}, key=lambda rule: rule.__name__)
+RULES = sorted({case.optimizer for case in CASES} | {rules.Muon, rules.SOAP}, key=lambda rule: rule.__name__)
 every_rule = pytest.mark.parametrize('rule', RULES, ids=lambda rule: rule.__name__)
 
 
@@ -133,10 +133,19 @@ OTHERS = {  # another value for an option
     'use_clipping': False,
     'mixing_warmup': 50,
     'warmup_steps': 3,
+    'ns_coefficients': (3.0, -4.0, 2.5),
+    'ns_steps': 3,
+    'adjust_lr_fn': 'match_rms_adamw',
+    'muon': lambda name, w: False,
+    'adamw_betas': (0.4, 0.45),
+    'precondition_frequency': 3,
+    'max_precondition_dim': 2,
     'beta3_warmup': 50,
 }
 NEEDED = {  # what must be set for an option to matter
     'weight_lr_power': {'warmup_steps': 5},
+    'Muon.eps': {'grad_clip_norm': 1e-3},
+    **{f'Muon.adamw_{name}': {'muon': OTHERS['muon']} for name in ('lr', 'betas', 'eps', 'weight_decay')},
     'ScheduleFreeAdamW.grad_clip_norm': {'eps': 1.0},
     'decoupled_weight_decay': {'weight_decay': 0.3},
     'ASGD.alpha': {'lambd': 0.5, 'lr': 0.5},
@@ -201,15 +210,15 @@ def test_leaves_of_every_shape(rule: type[bo.Optimizer]) -> None:
         'deep': np.ones((2, 3, 2)),
         'zero': np.zeros(3),
         'half': jnp.ones(3, jnp.bfloat16),
-        'complex': np.array([1 + 2j, 3.0]),
-        'pair': np.array([[1.0, 2.0], [3.0, 0.0]]),
+        'complex': np.array([1 + 2j, 3.0]),  # the same numbers as those of the output, which Muon gives to AdamW
+        'output': np.array([[1.0, 2.0], [3.0, 0.0]]),
     }
     optimizer = rule(lr=0.1)
     states = weights_of(optimizer, **start)
     for t in range(3):
         slopes = {key: jnp.full_like(w, (0.5, 1.0, -0.25)[t]) for key, w in start.items()}
         slopes['zero'] = jnp.zeros(3)
-        slopes['pair'], slopes['complex'] = jnp.array([[0.5, -1.0], [0.0, 2.0]]), jnp.array([0.5 - 1j, 2j])
+        slopes['output'], slopes['complex'] = jnp.array([[0.5, -1.0], [0.0, 2.0]]), jnp.array([0.5 - 1j, 2j])
         optimizer.update(slopes)
     for key, state in states.items():
         w = jnp.asarray(start[key])
@@ -218,7 +227,7 @@ def test_leaves_of_every_shape(rule: type[bo.Optimizer]) -> None:
         assert key == 'half' or (state.value != w).any() == (key not in ('none', 'zero')), key
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(optimizer.opt_state.value))
     z = states['complex'].value
-    np.testing.assert_allclose(np.stack([z.real, z.imag], -1), states['pair'].value, rtol=1e-12)
+    np.testing.assert_allclose(np.stack([z.real, z.imag], -1), states['output'].value, rtol=1e-12)
 
 
 @every_rule

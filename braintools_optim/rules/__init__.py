@@ -5,6 +5,7 @@ from braintools_optim.rules.adam import Adam, AdamW, RAdam
 from braintools_optim.rules.adaptive import SM3, Adadelta, Adagrad
 from braintools_optim.rules.averaged import ASGD
 from braintools_optim.rules.layerwise import Fromage, Lamb, Lars, Novograd
+from braintools_optim.rules.matrix import SOAP, Muon
 from braintools_optim.rules.moments import ADOPT, AdaBelief, Adamax, AdEMAMix, Yogi
 from braintools_optim.rules.nesterov import Adan, NAdam, Nadam, NAdamW
 from braintools_optim.rules.rmsprop import RMSprop
@@ -19,6 +20,7 @@ __all__ = [
     'LBFGS',
     'SGD',
     'SM3',
+    'SOAP',
     'AdEMAMix',
     'AdaBelief',
     'Adadelta',
@@ -35,6 +37,7 @@ __all__ = [
     'Lookahead',
     'Momentum',
     'MomentumNesterov',
+    'Muon',
     'NAdam',
     'NAdamW',
     'Nadam',
