@@ -156,7 +156,7 @@ class Optimizer(Rule, Node):
         self._groups: list[Group] = []
         self._warned_of_units = False
         self._compiled = [jax.jit(self._step, donate_argnums=d, static_argnums=5) for d in (0, (0, 1))]
-        self._jitted: dict[Any, Any] = {}
+        self._jitted = Functions()
         self.settings = settings  # last: from here on assigning an option goes through it
 
     # weights and groups
@@ -532,6 +532,10 @@ class Optimizer(Rule, Node):
         options = {**self.settings.plain('defaults'), **self.settings.plain('shared')}
         shown = ''.join(f', {k}={v!r}' for k, v in options.items() if k not in ('lr_scale', 'schedules'))
         return f'{type(self).__name__}(lr={self.lr_scheduler!r}{shown})'
+
+
+class Functions(dict[Any, Any]):
+    """Compiled functions by what they do. No plain dict: the graph would look into it, and sort its keys."""
 
 
 Optimizer.__signature__ = constructor_signature(Optimizer, SHARED)

@@ -122,6 +122,7 @@ RANGES = {
     'beta3_warmup': AT_LEAST_ZERO,
     'r': AT_LEAST_ZERO,
     'weight_lr_power': AT_LEAST_ZERO,
+    'radius': AT_LEAST_ZERO,
     'adamw_lr': AT_LEAST_ZERO,
     'adamw_betas': BELOW_ONE,
     'adamw_eps': AT_LEAST_ZERO,
@@ -222,10 +223,11 @@ def is_flag(value: Any) -> bool:
     return value is None or isinstance(value, (bool, str))
 
 
-def validate(name: str, value: Any, like: Any = 0.0) -> Any:
+def validate(name: str, value: Any, like: Any = 0.0, label: str = '') -> Any:
     """``value`` as a Python number, a tuple of them or a flag; an error unless it is allowed.
 
-    ``like`` is a value of the right kind: a flag stays a flag and a number a number.
+    ``like`` is a value of the right kind: a flag stays a flag and a number a number. ``label`` is the name
+    that an error tells, if that is another.
     """
     if value is None and name in OPTIONAL:
         return None
@@ -239,7 +241,7 @@ def validate(name: str, value: Any, like: Any = 0.0) -> Any:
         return value
     if name in PAIRS or isinstance(like, tuple):
         return _validate_tuple(name, value, len(like) if isinstance(like, tuple) else 2)
-    return _validate_number(name, name, value)
+    return _validate_number(name, label or name, value)
 
 
 def _validate_tuple(name: str, value: Any, length: int) -> tuple[Any, ...]:

@@ -97,7 +97,7 @@ def test_optax_or_paper_in_float32(case: Case) -> None:
 def test_the_table_has_every_rule() -> None:
     elsewhere = {rules.SGD, rules.Momentum, rules.MomentumNesterov, rules.Adam, rules.AdamW, rules.RAdam, rules.RMSprop}
     exported = {getattr(rules, name) for name in rules.__all__}
-    assert {rule for rule in exported if not issubclass(rule, TreeRule)} == set(RULES) | elsewhere
+    assert {rule for rule in exported if not issubclass(rule, TreeRule)} == set(RULES) | elsewhere | {rules.SAM}
     assert rules.NAdam is rules.Nadam
 
 
@@ -392,7 +392,7 @@ def test_adafactor_clips_what_it_says() -> None:
 
 
 NOT_IN_THE_OTHER_TABLE = sorted(
-    set(rules.__all__) - {optimizer.__name__ for optimizer in OPTIMIZERS} - {'NAdam', 'Lookahead'}
+    set(rules.__all__) - {optimizer.__name__ for optimizer in OPTIMIZERS} - {'NAdam', 'Lookahead', 'SAM'}
 )
 
 

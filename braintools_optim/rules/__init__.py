@@ -11,6 +11,7 @@ from braintools_optim.rules.nesterov import Adan, NAdam, Nadam, NAdamW
 from braintools_optim.rules.rmsprop import RMSprop
 from braintools_optim.rules.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from braintools_optim.rules.sgd import SGD, Momentum, MomentumNesterov
+from braintools_optim.rules.sharpness import SAM
 from braintools_optim.rules.sign import Lion, Rprop, SignSGD, Signum
 from braintools_optim.rules.whole_tree import LBFGS, Lookahead
 
@@ -18,6 +19,7 @@ __all__ = [
     'ADOPT',
     'ASGD',
     'LBFGS',
+    'SAM',
     'SGD',
     'SM3',
     'SOAP',

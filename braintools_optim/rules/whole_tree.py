@@ -97,8 +97,7 @@ class LBFGS(OptaxOptimizer):
 
     def _loss_of_weights(self, value_fn: Callable[..., Any]) -> Callable[[dict[str, Array]], Any]:
         """A loss of named leaves, from one of the tree of weights or of the model's States."""
-        parameters = inspect.signature(value_fn).parameters.values()
-        if any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters):
+        if takes_weights(value_fn):
             return lambda weights: value_fn(self._weights.as_tree(weights))
 
         def value_of(weights: dict[str, Array]) -> Any:
@@ -106,6 +105,12 @@ class LBFGS(OptaxOptimizer):
                 return value_fn()
 
         return value_of
+
+
+def takes_weights(value_fn: Callable[..., Any]) -> bool:
+    """Whether a loss is one of the tree of weights, and not of the model's States."""
+    parameters = inspect.signature(value_fn).parameters.values()
+    return any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters)
 
 
 class Lookahead(OptaxOptimizer):
