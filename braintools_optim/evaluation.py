@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from braintools_optim.precision import cast_floats, compute_dtype, from_working, to_working
+import jax.numpy as jnp
+
+from braintools_optim.precision import cast_floats, from_working, to_working
 from braintools_optim.rule import TreeRule
-from braintools_optim.step import slots_of
+from braintools_optim.step import precise, slots_of
 from braintools_optim.weights import inside_transformation
 
 if TYPE_CHECKING:
@@ -54,18 +56,20 @@ def evaluated(optimizer: Optimizer) -> list[Any]:
     """The leaves to evaluate, in the order of ``optimizer.weight_names``."""
     state: Any = optimizer.opt_state
     memory, settings = state.value, optimizer.settings
-    weights = dict(zip(optimizer.weight_names, optimizer._weights.read(), strict=True))
+    weights = dict(zip(optimizer.weight_names, map(jnp.asarray, optimizer._weights.read()), strict=True))
     values, positions = settings.values.value, settings.positions
     found: dict[str, Any] = {}
     for i, group in enumerate(optimizer._groups):
-        hp, own = settings.part(values, positions, i), {key: weights[key] for key in group.keys}
+        hp = settings.part(values, positions, i)
+        slots = {key: slots_of(memory, key) for key in group.keys}
+        own = {key: precise(weights[key], slots[key]) for key in group.keys}
         if isinstance(optimizer, TreeRule):
-            computed = {key: w.astype(compute_dtype(w)) for key, w in own.items()}
-            leaves = optimizer.tree_evaluation(computed, memory['tree'][str(i)], hp)
-            found |= {key: leaves[key].astype(w.dtype) for key, w in own.items()}
+            found |= optimizer.tree_evaluation(own, memory['tree'][str(i)], hp)
             continue
         for key, w in own.items():
-            slots = slots_of(memory, key)
             working = to_working(w)
-            found[key] = from_working(optimizer.evaluation(working, slots, cast_floats(hp, like=working)), w.dtype)
-    return [found[key] for key in weights]
+            exact = (cast_floats(x, like=working) for x in (slots[key], hp))
+            found[key] = from_working(optimizer.evaluation(working, *exact), w.dtype)
+    for key, constraint in optimizer._treatment.constraints.items():
+        found[key] = constraint.project(found[key], memory['constraint'][key])
+    return [found[key].astype(w.dtype) for key, w in weights.items()]

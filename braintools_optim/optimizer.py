@@ -143,6 +143,7 @@ class Optimizer(Rule, Node):
             'weight_decay': weight_decay,
             'decoupled_weight_decay': decoupled_weight_decay,
             'lr_scale': 1.0,
+            **self.group_options,
         }
         self.metrics_state = OptimState(first_metrics(0)) if options['metrics'] else None
         dtype = None if self.state_dtype is None else floating_dtype(self.state_dtype)
@@ -185,6 +186,12 @@ class Optimizer(Rule, Node):
             raise ValueError('register_trainable_weights must be called before add_param_group.')
         weights, keys = self._weights.extended(params)
         add_groups(self, weights, [Group(keys, params)], [overrides])
+
+    def _parted(
+        self, weights: Weights, groups: list[Group], overrides: list[dict[str, Any]]
+    ) -> tuple[list[Group], list[dict[str, Any]]]:
+        """Further groups and their options, as the rule needs them."""
+        return groups, overrides
 
     def freeze(self, predicate: Predicate) -> None:
         """Leave weights as they are: no update, no decay, not in a norm; also those registered later.

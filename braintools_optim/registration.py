@@ -32,6 +32,7 @@ __all__ = ['add_groups', 'set_frozen', 'treated']
 def add_groups(optimizer: Optimizer, weights: Weights, groups: list[Group], overrides: list[dict[str, Any]]) -> None:
     """Take hold of further weights, those of ``groups``, with options of their own; all or, if one is wrong, none."""
     refuse_inside(optimizer, 'Registering weights')
+    groups, overrides = optimizer._parted(weights, groups, overrides)
     options, add_options = optimizer.settings.added(overrides)
     for own in options:
         optimizer._admit(Hyperparameters(own))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import jax
@@ -19,6 +21,8 @@ class Rule:
 
     decays: ClassVar[bool] = False
     """Whether :meth:`direction` applies ``hp.weight_decay`` itself, as LAMB does."""
+    group_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Options of groups that the constructor does not take, and what they are by default."""
 
     def check_options(self, hp: Hyperparameters) -> None:
         """Raise ``ValueError`` for hyperparameters that do not go together."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Unpack
 
 import brainunit
 import jax
 import jax.numpy as jnp
 
+from braintools_optim.groups import Group
 from braintools_optim.optimizer import LearningRate, Optimizer, given
 from braintools_optim.options import Hyperparameters, validate
 from braintools_optim.precision import sqrt
 from braintools_optim.rule import Slots
 from braintools_optim.rules.adam import Moments
+from braintools_optim.selection import Predicate, matches
+from braintools_optim.shared_options import SharedOptions
 from braintools_optim.weights import Weights
 
 __all__ = ['SOAP', 'Muon', 'hidden_matrix']
@@ -73,9 +76,9 @@ class Muon(Moments):
     adjust_lr_fn : {'original', 'match_rms_adamw'}, optional
         The factor :math:`s` of a matrix of m rows and n columns: :math:`\sqrt{\max(1, m/n)}`, the default,
         or :math:`0.2 \sqrt{\max(m, n)}`, with which AdamW's lr and decay do.
-    muon : callable, default hidden_matrix
-        Of a weight's dotted name and the weight, whether Muon is to update it. A group with an
-        ``algorithm`` of its own, ``'muon'`` or ``'adamw'``, is not asked.
+    muon : predicate, default hidden_matrix
+        The weights that Muon is to update: a pattern for the last parts of a dotted name, or a function
+        ``(name, weight) -> bool``. Not asked for a group with an ``algorithm`` of its own, ``'muon'`` or ``'adamw'``.
     adamw_lr : float, optional
         That of all other weights, under the same schedule. Default: ``lr``.
     adamw_betas : pair of float, default (0.9, 0.999)
@@ -108,6 +111,8 @@ class Muon(Moments):
     ([[0.5, 0.0], [0.0, 0.5]], [-0.5, 0.5])
     """
 
+    group_options = MappingProxyType({'algorithm': 'muon'})
+
     def __init__(
         self,
         lr: LearningRate = 1e-3,
@@ -121,15 +126,15 @@ class Muon(Moments):
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
         *,
-        muon: Callable[[str, Any], bool] = hidden_matrix,
+        muon: Predicate = hidden_matrix,
         adamw_lr: float | None = None,
         adamw_betas: tuple[float, float] = (0.9, 0.999),
         adamw_eps: float = 1e-8,
         adamw_weight_decay: float = 0.01,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         options = given(locals(), 'ns_steps', 'muon', 'adamw_lr', 'adamw_weight_decay')
-        super().__init__(**options, decoupled_weight_decay=True, algorithm='muon')
+        super().__init__(**options, decoupled_weight_decay=True)
         self.muon, self.ns_steps = muon, int(validate('ns_steps', ns_steps))
         self.adamw_lr = validate('adamw_lr', adamw_lr)
         self.adamw_weight_decay = validate('adamw_weight_decay', adamw_weight_decay)
@@ -138,22 +143,24 @@ class Muon(Moments):
         if hp.eps == 0:
             raise ValueError('Invalid eps=0.0. Must be > 0.')
 
-    def _add_group(self, weights: Weights, keys: list[str], params: Any, overrides: dict[str, Any]) -> None:
-        leaves = dict(zip(weights.keys, weights.read(), strict=True))
+    def _parted(
+        self, weights: Weights, groups: list[Group], overrides: list[dict[str, Any]]
+    ) -> tuple[list[Group], list[dict[str, Any]]]:
         rest = {'algorithm': 'adamw', 'weight_decay': self.adamw_weight_decay}
         rest |= {} if self.adamw_lr is None else {'lr': self.adamw_lr}
-        if 'algorithm' in overrides:
-            parts = [(keys, overrides)]
-        else:
-            chosen = [key for key in keys if self.muon(key, leaves[key])]
-            parts = [(chosen, overrides), ([key for key in keys if key not in chosen], rest | overrides)]
-        for names, options in parts:
-            wrong = [key for key in names if not is_matrix(leaves[key])]
-            if wrong and options.get('algorithm', self.algorithm) == 'muon':
-                raise ValueError(f'Muon updates real matrices only. Give {", ".join(wrong)} to AdamW.')
-        for names, options in parts:
-            if names:
-                super()._add_group(weights, names, {name: leaves[name] for name in names}, options)
+        named, parts = weights.named(), []
+        for group, own in zip(groups, overrides, strict=True):
+            hidden = [key for key in group.keys if 'algorithm' in own or matches(self.muon, key, named[key])]
+            others = [key for key in group.keys if key not in hidden]
+            if hidden or not others:
+                parts.append((hidden, {'algorithm': self.algorithm} | own))
+            if others:
+                parts.append((others, rest | own))
+        wrong = [key for keys, own in parts for key in keys if own['algorithm'] == 'muon' and not is_matrix(named[key])]
+        if wrong:
+            raise ValueError(f'Muon updates real matrices only. Give {", ".join(wrong)} to AdamW.')
+        states = [Group(keys, {key: weights.state_of(key) for key in keys}) for keys, _ in parts]
+        return states, [own for _, own in parts]
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return {'momentum_buffer': jnp.zeros_like(w)} if hp.algorithm == 'muon' else super().init_slots(w, hp)
@@ -251,8 +258,7 @@ class SOAP(Optimizer):
         max_precondition_dim: int = 10000,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
-        *,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals(), 'max_precondition_dim'))
         self.max_precondition_dim = validate('max_precondition_dim', max_precondition_dim)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Unpack
+
 import jax
 import jax.numpy as jnp
 
@@ -9,6 +11,7 @@ from braintools_optim.optimizer import LearningRate, Optimizer, given
 from braintools_optim.options import Hyperparameters
 from braintools_optim.precision import sqrt
 from braintools_optim.rule import Slots
+from braintools_optim.shared_options import SharedOptions
 
 __all__ = ['ScheduleFreeAdamW', 'ScheduleFreeSGD']
 
@@ -20,6 +23,13 @@ class ScheduleFree(Optimizer):
 
     decays = True
 
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        if self.constraints:
+            raise ValueError(f'Invalid constraints of {type(self).__name__}. Its averages would not obey them.')
+        if self.state_dtype is not None and jnp.dtype(self.state_dtype).itemsize < 4:
+            raise ValueError(f'Invalid state_dtype={self.state_dtype!r}. Must be float32 or wider, to add up averages.')
+
     def interpolation(self, hp: Hyperparameters) -> Array:
         """The share of the average in the weight."""
         raise NotImplementedError(f'{type(self).__name__} must define interpolation(hp).')
@@ -29,6 +39,8 @@ class ScheduleFree(Optimizer):
         return g, {}
 
     def check_options(self, hp: Hyperparameters) -> None:
+        if hp.cautious:
+            raise ValueError(f'Invalid cautious=True. {type(self).__name__} cannot leave entries out of its average.')
         share = self.interpolation(hp)
         if not 0 < share < 1:
             name = 'momentum' if 'momentum' in hp.values() else 'betas[0]'
@@ -117,8 +129,7 @@ class ScheduleFreeSGD(ScheduleFree):
         weight_lr_power: float = 2.0,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
-        *,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()))
 
@@ -178,8 +189,7 @@ class ScheduleFreeAdamW(ScheduleFree):
         weight_lr_power: float = 2.0,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
-        *,
-        maximize: bool = False,
+        **shared: Unpack[SharedOptions],
     ):
         super().__init__(**given(locals()))
 

@@ -16,6 +16,7 @@ from braintools_optim.options import Hyperparameters, validate
 from braintools_optim.precision import compute_dtype
 from braintools_optim.rules.whole_tree import takes_weights
 from braintools_optim.settings import OptimState
+from braintools_optim.step import check_gradients
 from braintools_optim.weights import inside_transformation
 
 __all__ = ['SAM']
@@ -59,11 +60,11 @@ class SAM(Node):
     >>> import brainstate, jax.numpy as jnp
     >>> from braintools_optim import SGD
     >>> w = brainstate.ParamState(jnp.array([3.0, 4.0]))
-    >>> optimizer = SAM(SGD(lr=0.25), rho=0.5).register_trainable_weights({'w': w})
+    >>> optimizer = SAM(SGD(lr=0.125), rho=5.0).register_trainable_weights({'w': w})
     >>> float(optimizer.minimize(lambda: jnp.sum(w.value**2)))
     25.0
-    >>> w.value.round(2)  # by the gradient at (3.3, 4.4)
-    Array([1.35, 1.8 ], dtype=float32)
+    >>> w.value.tolist()  # by the gradient at (6, 8)
+    [1.5, 2.0]
     """
 
     def __init__(self, base_optimizer: Optimizer, rho: float = 0.05, adaptive: bool = False):
@@ -160,22 +161,26 @@ class SAM(Node):
     def _descend(self, grads: Any, loss_unit: Any, loss: Callable[[], Any]) -> None:
         """The base optimizer's update with the gradient at the perturbed weights."""
         base, hp = self.base_optimizer, self.perturbation.value
-        gradients, scales = base._weights.match(grads, loss_unit)
-        weights = [jnp.asarray(w) for w in base._weights.read()]
-        groups = list(enumerate(base.param_groups))
-        up = {key: -1.0 if group['maximize'] else 1.0 for i, group in groups for key in base.group_names(i)}
-        wide = [w.astype(compute_dtype(w)) for w in weights]
-        scales = scales or (1.0,) * len(wide)
-        toward = [g.astype(w.dtype) * scale for w, g, scale in zip(wide, gradients, scales, strict=True)]
-        sizes = [abs(w) if hp.adaptive else 1.0 for w in wide]
-        norm = global_norm([g * size for g, size in zip(toward, sizes, strict=True)])
+        frozen, names = base.settings.frozen, base.weight_names
+        gradients, scales = base._weights.match(grads, loss_unit, False, frozen)
+        found = {key: g for key, g in zip(names, gradients, strict=True) if g is not None}
+        factors = dict(zip(found, scales, strict=True)) if scales else {}
+        weights = dict(zip(names, map(jnp.asarray, base._weights.read()), strict=True))
+        check_gradients(weights, found)
+        groups = enumerate(base.param_groups)
+        ascending = {key for i, group in groups if group['maximize'] for key in base.group_names(i)}
+        toward, sizes = {}, {}
+        for key, g in found.items():
+            if key not in frozen:
+                w = weights[key].astype(compute_dtype(weights[key]))
+                toward[key] = g.astype(w.dtype) * factors.get(key, 1.0) * (-1.0 if key in ascending else 1.0)
+                sizes[key] = abs(w) if hp.adaptive else jnp.ones((), w.real.dtype)
+        norm = global_norm({key: sizes[key] * g for key, g in toward.items()})
         factor = jnp.where(norm > 0, hp.radius / jnp.where(norm > 0, norm, 1.0), 0.0)
-        perturbed = {
-            key: (w + up[key] * factor * size**2 * g).astype(own.dtype)
-            for key, own, w, g, size in zip(base.weight_names, weights, wide, toward, sizes, strict=True)
-        }
+        perturbed = {key: weights[key] + factor * sizes[key] ** 2 * g for key, g in toward.items()}
+        perturbed = {key: w.astype(weights[key].dtype) for key, w in perturbed.items()}
         with base._weights.replaced(perturbed):
-            gradient: Any = brainstate.transform.grad(loss, base.param_states.to_pytree())
+            gradient: Any = brainstate.transform.grad(lambda: base._scaled(loss()), base.param_states.to_pytree())
             second = gradient()
         base.update(second)
 
