@@ -552,3 +552,89 @@ def test_functions_compiled_for_several_losses_are_no_part_of_the_graph() -> Non
     with optimizer.eval_weights():
         assert set(brainstate.graph.states(optimizer)) == states
     assert optimizer.state_dict()['step_count'] == 2
+
+
+# with the options that every optimizer shares
+
+
+def test_evaluation_weights_know_master_copies_and_constraints() -> None:
+    exact, half = (bo.ScheduleFreeSGD(0.01, 0.5, master_weights=master) for master in (False, True))
+    a = registered(exact, w=jnp.asarray(START, np.float32))['w']
+    b = registered(half, w=jnp.asarray(START, jnp.bfloat16))['w']
+    for slope in SLOPES[:20]:
+        rounded = jnp.asarray(slope, jnp.bfloat16)
+        exact.update({'w': rounded.astype(np.float32)})
+        half.update({'w': rounded})
+    with exact.eval_weights(), half.eval_weights():
+        assert b.value.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(b.value, a.value.astype(jnp.bfloat16))
+    bounded = bo.ASGD(1.0, t0=0.0, constraints={'w': bo.constraints.box(-0.5, 0.5)})
+    w = registered(bounded, w=np.zeros(2))['w']
+    bounded.update({'w': jnp.array([3.0, -0.25])})
+    with bounded.eval_weights():
+        np.testing.assert_allclose(w.value, [-0.5, 0.25])
+
+
+@pytest.mark.parametrize(
+    ('options', 'match'),
+    [
+        ({'constraints': {'w': bo.constraints.non_negative()}}, 'Invalid constraints of ScheduleFreeSGD'),
+        ({'state_dtype': jnp.bfloat16}, 'Invalid state_dtype=.* Must be float32 or wider'),
+        ({'cautious': True}, 'Invalid cautious=True'),
+    ],
+)
+def test_schedule_free_refuses_what_breaks_its_average(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        bo.ScheduleFreeSGD(**options)
+
+
+def test_muon_in_groups_of_options() -> None:
+    names = {
+        key: brainstate.ParamState(jnp.asarray(WEIGHTS[key])) for key in ('layers.0.weight', 'layers.0.bias', 'tau')
+    }
+    optimizer = bo.Muon(0.1, adamw_lr=0.2, groups={'layers.*': {'momentum': 0.5}, 'tau': {'lr': 0.3}}, muon='weight')
+    optimizer.register_trainable_weights(names)
+    optimizer.freeze('layers.0.bias')
+    shown = [(g['algorithm'], list(g['params']), float(g['lr']), g['momentum']) for g in optimizer.param_groups]
+    assert [row for row in shown if row[1]] == [
+        ('muon', ['layers.0.weight'], 0.1, 0.5),
+        ('adamw', ['layers.0.bias'], 0.2, 0.5),
+        ('adamw', ['tau'], 0.3, 0.95),
+    ]
+    before = {key: np.array(s.value) for key, s in names.items()}
+    optimizer.update({key: jnp.ones_like(s.value) for key, s in names.items() if key != 'layers.0.bias'})
+    assert [bool((s.value != before[key]).any()) for key, s in names.items()] == [True, False, True]
+
+
+@pytest.mark.parametrize('dynamic', [False, True])
+def test_sam_under_a_loss_scale_with_frozen_weights(dynamic: bool) -> None:
+    """The scale changes nothing; what is frozen is neither perturbed nor moved; what is not finite is skipped."""
+    scale = bo.DynamicLossScale(2.0**10) if dynamic else 2.0**10
+    path = []
+    for loss_scale in (None, 1.0, scale):
+        optimizer = bo.SAM(bo.SGD(0.1, loss_scale=loss_scale), rho=0.5)
+        states = registered(optimizer, w=START)
+        other = brainstate.ParamState(jnp.ones(2))
+        if loss_scale is not None:  # else it is unknown to the optimizer
+            states['other'] = other
+            optimizer.register_trainable_weights(states)
+            optimizer.freeze('other')
+        factor = brainstate.ShortTermState(jnp.asarray(1.0))
+
+        def loss(s: Any = states, o: Any = other, f: Any = factor) -> Any:
+            return f.value * valley(s['w'].value, 0.5) + 9 * jnp.sum(o.value**2)
+
+        for _ in range(3):
+            optimizer.minimize(loss)
+        times = 2.0**10 if loss_scale is scale else 1.0
+        gradients = brainstate.transform.grad(lambda loss=loss, times=times: times * loss(), states)()
+        optimizer.update(gradients, value_fn=loss)
+        path.append(np.array(states['w'].value))
+        assert (other.value == 1.0).all()
+    for again in path[1:]:
+        np.testing.assert_allclose(again, path[0], rtol=1e-12)
+    if dynamic:
+        factor.value = jnp.asarray(jnp.nan)
+        optimizer.minimize(loss)
+        np.testing.assert_array_equal(states['w'].value, path[-1])
+        assert (scale.current, int(optimizer.skipped_count)) == (2.0**9, 1)
