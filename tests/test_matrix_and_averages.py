@@ -253,12 +253,12 @@ def test_muon_in_float32_is_as_exact_as_torch(case: str) -> None:
 
 
 WEIGHTS = {
-    'layers.0.weight': np.ones((2, 3)),
-    'layers.0.bias': np.ones(3),
+    'layers.0.weight': np.ones((2, 2)),
+    'layers.0.bias': np.ones(2),
     'layer_norm.scale': np.ones((2, 2)),
-    'multihead.query': np.ones((3, 3)),
-    'embedding.weight': np.ones((4, 2)),
-    'token_embed': np.ones((4, 2)),
+    'multihead.query': np.ones((2, 2)),
+    'embedding.weight': np.ones((2, 2)),
+    'token_embed': np.ones((2, 2)),
     'lm_head.weight': np.ones((2, 2)),
     'readout': np.ones((2, 2)),
     'out.w': np.ones((2, 2)),
