@@ -333,6 +333,8 @@ def test_the_choice_of_muon_can_be_made() -> None:
         assert (len(optimizer.param_groups), len(always.param_groups)) == (4, 0)
     with pytest.raises(ValueError, match='cannot be assigned once weights are registered'):
         optimizer.param_groups[0]['algorithm'] = 'adamw'
+    with pytest.raises(ValueError, match='cannot be assigned once weights are registered'):
+        optimizer.algorithm = 'adamw'
     with pytest.raises(ValueError, match='ns_steps of Muon is fixed'):
         optimizer.ns_steps = 3
     optax_muon = bo.to_optax(bo.Muon())

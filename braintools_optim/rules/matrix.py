@@ -153,11 +153,11 @@ class Muon(Moments):
             hidden = [key for key in group.keys if 'algorithm' in own or matches(self.muon, key, named[key])]
             others = [key for key in group.keys if key not in hidden]
             if hidden or not others:
-                parts.append((hidden, {'algorithm': self.algorithm} | own))
+                parts.append((hidden, own))
             if others:
                 parts.append((others, rest | own))
-        wrong = [key for keys, own in parts for key in keys if own['algorithm'] == 'muon' and not is_matrix(named[key])]
-        if wrong:
+        muon = [key for keys, own in parts if own.get('algorithm', self.algorithm) == 'muon' for key in keys]
+        if wrong := [key for key in muon if not is_matrix(named[key])]:
             raise ValueError(f'Muon updates real matrices only. Give {", ".join(wrong)} to AdamW.')
         states = [Group(keys, {key: weights.state_of(key) for key in keys}) for keys, _ in parts]
         return states, [own for _, own in parts]
@@ -177,10 +177,8 @@ class Muon(Moments):
         buffer = hp.momentum * slots['momentum_buffer'] + (1 - hp.momentum) * g
         ahead = hp.momentum * buffer + (1 - hp.momentum) * g if hp.nesterov else buffer
         rows, columns = w.shape
-        factor = (
-            0.2 * max(w.shape) ** 0.5 if hp.adjust_lr_fn == 'match_rms_adamw' else max(1, rows / max(columns, 1)) ** 0.5
-        )
-        return factor * self.orthogonal(ahead, hp), {'momentum_buffer': buffer}
+        size = 0.04 * max(w.shape) if hp.adjust_lr_fn == 'match_rms_adamw' else max(1, rows / max(columns, 1))
+        return size**0.5 * self.orthogonal(ahead, hp), {'momentum_buffer': buffer}
 
     def orthogonal(self, m: Array, hp: Hyperparameters) -> Array:
         """About the nearest orthogonal matrix, by Newton-Schulz iterations."""
