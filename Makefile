@@ -40,6 +40,7 @@ smoke: $(VENV)/test.stamp  # only that the measurements run
 golden: $(VENV)/dev.stamp $(VENV)/test.stamp
 	$(BIN)/python tests/golden/record.py
 	$(BIN)/python tests/golden/record_rules.py
+	$(BIN)/python tests/golden/record_muon.py
 	$(BIN)/python tests/golden/record_schedules.py
 	$(BIN)/python tests/golden/record_states.py
 

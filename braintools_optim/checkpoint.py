@@ -14,6 +14,7 @@ import numpy as np
 from jax.tree_util import DictKey, keystr, tree_flatten_with_path
 
 from braintools_optim import files
+from braintools_optim.evaluation import refuse_inside
 from braintools_optim.metrics import first_metrics
 from braintools_optim.options import is_flag
 from braintools_optim.registration import first_memory
@@ -37,6 +38,7 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
 
     Nested dicts and lists of strings, numbers and NumPy arrays, which later updates do not touch.
     """
+    refuse_inside(optimizer, 'A checkpoint')
     states = {name: to_arrays(keyed(optimizer, name, s.value)) for name, s in named_states(optimizer).items()}
     return {
         'format': FORMAT,
@@ -75,6 +77,7 @@ def load_state_dict(
     """
     if optimizer.opt_state is None:
         raise ValueError('register_trainable_weights must be called before load_state_dict.')
+    refuse_inside(optimizer, 'A checkpoint')
     check_format(state_dict)
     old_names = names_there(state_dict['weights'], optimizer.weight_names, rename or {})
     state = with_names(state_dict, {old: new for new, old in old_names.items()})
@@ -330,6 +333,7 @@ def reset(optimizer: Optimizer, predicate: Predicate | None = None) -> None:
     """
     if optimizer.opt_state is None:
         raise ValueError('register_trainable_weights must be called before reset.')
+    refuse_inside(optimizer, 'A reset')
     named = optimizer._weights.named()
     names = set(named if predicate is None else selected(predicate, named))
     if not names:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from braintools_optim import checkpoint
+from braintools_optim.evaluation import refuse_inside
 from braintools_optim.options import Hyperparameters, as_number, validate
 from braintools_optim.registration import first_memory
 from braintools_optim.step import NOT_SLOTS, first_slots
@@ -348,6 +349,7 @@ def counterpart_of(optimizer: Optimizer, table: Mapping[str, Any], library: str)
 def registered(optimizer: Optimizer) -> dict[str, Any]:
     if optimizer.opt_state is None:
         raise ValueError('register_trainable_weights must be called first.')
+    refuse_inside(optimizer, 'A checkpoint')
     memory: dict[str, Any] = optimizer.opt_state.value
     return memory
 

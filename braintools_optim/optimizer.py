@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Self
 
 import brainstate
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from brainstate.graph import Node
 from jax.core import Tracer
 
-from braintools_optim import checkpoint, conversion
+from braintools_optim import checkpoint, conversion, evaluation
 from braintools_optim.diagnosis import Diagnosis
 from braintools_optim.groups import Group, ParamGroup, divided
 from braintools_optim.loss_scale import DynamicLossScale
@@ -142,6 +143,7 @@ class Optimizer(Rule, Node):
             'weight_decay': weight_decay,
             'decoupled_weight_decay': decoupled_weight_decay,
             'lr_scale': 1.0,
+            **self.group_options,
         }
         self.metrics_state = OptimState(first_metrics(0)) if options['metrics'] else None
         dtype = None if self.state_dtype is None else floating_dtype(self.state_dtype)
@@ -155,7 +157,7 @@ class Optimizer(Rule, Node):
         self._groups: list[Group] = []
         self._warned_of_units = False
         self._compiled = [jax.jit(self._step, donate_argnums=d, static_argnums=5) for d in (0, (0, 1))]
-        self._jitted: dict[Any, Any] = {}
+        self._jitted = Functions()
         self.settings = settings  # last: from here on assigning an option goes through it
 
     # weights and groups
@@ -184,6 +186,12 @@ class Optimizer(Rule, Node):
             raise ValueError('register_trainable_weights must be called before add_param_group.')
         weights, keys = self._weights.extended(params)
         add_groups(self, weights, [Group(keys, params)], [overrides])
+
+    def _parted(
+        self, weights: Weights, groups: list[Group], overrides: list[dict[str, Any]]
+    ) -> tuple[list[Group], list[dict[str, Any]]]:
+        """Further groups and their options, as the rule needs them."""
+        return groups, overrides
 
     def freeze(self, predicate: Predicate) -> None:
         """Leave weights as they are: no update, no decay, not in a norm; also those registered later.
@@ -265,6 +273,7 @@ class Optimizer(Rule, Node):
 
         if self.opt_state is None:
             raise ValueError('register_trainable_weights must be called before minimize.')
+        evaluation.refuse_inside(self, 'An update')
         if inside_transformation():
             return run(*args)
         return self._jit((loss_fn, has_aux), run)(*args)
@@ -283,6 +292,7 @@ class Optimizer(Rule, Node):
     ) -> None:
         if self.opt_state is None:
             raise ValueError('register_trainable_weights must be called before step.')
+        evaluation.refuse_inside(self, 'An update')
         functions = tuple((name, value) for name, value in extra.items() if callable(value))
         if functions and not inside_transformation():  # brainstate's jit follows the States that they read
             arrays = {name: value for name, value in extra.items() if not callable(value)}
@@ -494,6 +504,17 @@ class Optimizer(Rule, Node):
                 f'would begin as {sorted(new)}, and it is {sorted(old)}.'
             )
 
+    # evaluation
+
+    def eval_weights(self) -> AbstractContextManager[None]:
+        """``with optimizer.eval_weights():`` the States hold the weights to evaluate, such as averages.
+
+        Leaving the block, by an exception too, puts back the very arrays that were there. Inside it an update,
+        a registration, a checkpoint and another ``eval_weights`` are errors. ``TypeError`` if the weights in
+        training are those to evaluate.
+        """
+        return evaluation.eval_weights(self)
+
     # checkpoints
 
     state_dict = checkpoint.state_dict
@@ -516,6 +537,10 @@ class Optimizer(Rule, Node):
         options = {**self.settings.plain('defaults'), **self.settings.plain('shared')}
         shown = ''.join(f', {k}={v!r}' for k, v in options.items() if k not in ('lr_scale', 'schedules'))
         return f'{type(self).__name__}(lr={self.lr_scheduler!r}{shown})'
+
+
+class Functions(dict[Any, Any]):
+    """Compiled functions by what they do. No plain dict: the graph would look into it, and sort its keys."""
 
 
 Optimizer.__signature__ = constructor_signature(Optimizer, SHARED)

@@ -129,6 +129,17 @@ RANGES = {
     'max_learning_rate': POSITIVE,
     'update_period': AT_LEAST_ONE,
     'seed': Range(0, 2**24),  # what a float32 tells apart
+    'r': AT_LEAST_ZERO,
+    'weight_lr_power': AT_LEAST_ZERO,
+    'radius': AT_LEAST_ZERO,
+    'adamw_lr': AT_LEAST_ZERO,
+    'adamw_betas': BELOW_ONE,
+    'adamw_eps': AT_LEAST_ZERO,
+    'adamw_weight_decay': AT_LEAST_ZERO,
+    'ns_steps': Range(0, 99),
+    'shampoo_beta': BELOW_ONE,
+    'precondition_frequency': AT_LEAST_ONE,
+    'max_precondition_dim': AT_LEAST_ZERO,
     'factor': UNIT,
     'gamma': AT_LEAST_ZERO,
     'eta_min': AT_LEAST_ZERO,
@@ -199,15 +210,20 @@ INTEGERS = {
     'growth_interval',
     'update_period',
     'seed',
+    'ns_steps',
+    'precondition_frequency',
+    'max_precondition_dim',
 }
 OPTIONAL = {'grad_clip_norm', 'grad_clip_value', 'grad_clip_adaptive', 'grokfast', 'loss_scale'}
-OPTIONAL |= {'beta1', 'beta3', 'init_eta'}
-DECAYS = {'betas', 'alpha', 'dampening', 'rho', 'beta1', 'grokfast_decay'}
-PAIRS = {'betas'}
-CHOICES = {
+OPTIONAL |= {'beta1', 'beta3', 'init_eta', 'adamw_lr', 'shampoo_beta'}
+DECAYS = {'betas', 'alpha', 'dampening', 'rho', 'beta1', 'grokfast_decay', 'adamw_betas', 'shampoo_beta'}
+PAIRS = {'betas', 'adamw_betas'}
+CHOICES: dict[str, tuple[Any, ...]] = {
     'on_nonfinite': ('ignore', 'skip', 'zero', 'raise'),
     'grad_clip_over': ('all', 'group', 'weight'),
     'rounding': ('nearest', 'stochastic'),
+    'algorithm': ('muon', 'adamw'),
+    'adjust_lr_fn': (None, 'original', 'match_rms_adamw'),
 }
 OFF_AT_ZERO = {'weight_decay'}  # None for a compiled step while they are 0: reading a weight costs time
 ANY_FINITE = Range(-math.inf, math.inf, low_open=True, high_open=True)
@@ -218,22 +234,25 @@ def is_flag(value: Any) -> bool:
     return value is None or isinstance(value, (bool, str))
 
 
-def validate(name: str, value: Any, like: Any = 0.0) -> Any:
+def validate(name: str, value: Any, like: Any = 0.0, label: str = '') -> Any:
     """``value`` as a Python number, a tuple of them or a flag; an error unless it is allowed.
 
-    ``like`` is a value of the right kind: a flag stays a flag and a number a number.
+    ``like`` is a value of the right kind: a flag stays a flag and a number a number. ``label`` is the name
+    that an error tells, if that is another.
     """
     if value is None and name in OPTIONAL:
         return None
-    if name in CHOICES and value not in CHOICES[name]:
-        raise ValueError(f'Invalid {name}={value!r}. Must be one of {CHOICES[name]}.')
+    if name in CHOICES:
+        if value not in CHOICES[name]:
+            raise ValueError(f'Invalid {name}={value!r}. Must be one of {CHOICES[name]}.')
+        return value
     if is_flag(like) and name not in OPTIONAL | RANGES.keys():
         if type(value) is not type(like):
             raise TypeError(f'Invalid {name}={value!r}. Must be a {type(like).__name__}.')
         return value
     if name in PAIRS or isinstance(like, tuple):
         return _validate_tuple(name, value, len(like) if isinstance(like, tuple) else 2)
-    return _validate_number(name, name, value)
+    return _validate_number(name, label or name, value)
 
 
 def _validate_tuple(name: str, value: Any, length: int) -> tuple[Any, ...]:

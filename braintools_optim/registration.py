@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from braintools_optim.constraints import bound
+from braintools_optim.evaluation import refuse_inside
 from braintools_optim.groups import Group
 from braintools_optim.metrics import first_metrics
 from braintools_optim.options import Hyperparameters
@@ -30,6 +31,8 @@ __all__ = ['add_groups', 'set_frozen', 'treated']
 
 def add_groups(optimizer: Optimizer, weights: Weights, groups: list[Group], overrides: list[dict[str, Any]]) -> None:
     """Take hold of further weights, those of ``groups``, with options of their own; all or, if one is wrong, none."""
+    refuse_inside(optimizer, 'Registering weights')
+    groups, overrides = optimizer._parted(weights, groups, overrides)
     options, add_options = optimizer.settings.added(overrides)
     for own in options:
         optimizer._admit(Hyperparameters(own))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import jax
@@ -19,6 +21,8 @@ class Rule:
 
     decays: ClassVar[bool] = False
     """Whether :meth:`direction` applies ``hp.weight_decay`` itself, as LAMB does."""
+    group_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Options of groups that the constructor does not take, and what they are by default."""
 
     def check_options(self, hp: Hyperparameters) -> None:
         """Raise ``ValueError`` for hyperparameters that do not go together."""
@@ -39,6 +43,10 @@ class Rule:
         """The direction, which is *subtracted* from ``w`` after multiplication by ``lr``, and the new memory."""
         raise NotImplementedError(f'{type(self).__name__} must define direction(g, w, slots, hp).')
 
+    def evaluation(self, w: Array, slots: Slots, hp: Hyperparameters) -> Array:
+        """The weight to evaluate, where that is not the one in training."""
+        raise TypeError(f'{type(self).__name__} has no evaluation weights: evaluate the weights themselves.')
+
 
 class TreeRule(Rule):
     """A rule that needs all the weights of a group together: anything from optax."""
@@ -56,3 +64,7 @@ class TreeRule(Rule):
         decay of each weight, for a rule that applies it itself.
         """
         raise NotImplementedError(f'{type(self).__name__} must define tree_direction(...).')
+
+    def tree_evaluation(self, weights: dict[str, Array], state: Any, hp: Hyperparameters) -> dict[str, Array]:
+        """The weights to evaluate, where those are not the ones in training."""
+        raise TypeError(f'{type(self).__name__} has no evaluation weights: evaluate the weights themselves.')

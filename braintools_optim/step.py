@@ -17,7 +17,19 @@ from braintools_optim.precision import cast_floats, compute_dtype, from_working,
 from braintools_optim.rule import Rule, Slots, TreeRule
 from braintools_optim.treatment import Treatment
 
-__all__ = ['NOT_SLOTS', 'Group', 'Memory', 'Outcome', 'first_slots', 'init_memory', 'merge_memory', 'step']
+__all__ = [
+    'NOT_SLOTS',
+    'Group',
+    'Memory',
+    'Outcome',
+    'check_gradients',
+    'first_slots',
+    'init_memory',
+    'merge_memory',
+    'precise',
+    'slots_of',
+    'step',
+]
 
 Array = jax.Array
 Leaves = Mapping[str, Array]
@@ -266,9 +278,7 @@ def seen(g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, 
     -> low frequencies amplified.
     """
     kept: Slots = {}
-    current = w.astype(compute_dtype(w))
-    if 'master' in slots:  # unless the weight was assigned meanwhile
-        current = jnp.where(slots['master'].astype(w.dtype) == w, slots['master'], current)
+    current = precise(w, slots)
     g = g.astype(current.dtype)
     if hp.guard in ('skip', 'zero'):
         g = jnp.where(hp.finite if hp.guard == 'skip' else jnp.isfinite(g), g, 0)
@@ -289,6 +299,12 @@ def seen(g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, 
         mean = kept['grokfast'] = jnp.where(hp.step == 1, sample, hp.grokfast_decay.average(mean, sample))
         g = g + hp.grokfast * from_working(mean, g.dtype)
     return g, current, kept
+
+
+def precise(w: Array, slots: Slots) -> Array:
+    """A weight in the dtype of the arithmetic: its master copy, unless it was assigned meanwhile."""
+    current = w.astype(compute_dtype(w))
+    return jnp.where(slots['master'].astype(w.dtype) == w, slots['master'], current) if 'master' in slots else current
 
 
 def moved(

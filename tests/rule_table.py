@@ -250,6 +250,16 @@ def optax_adopt(lr: Any, betas: Any = (0.9, 0.9999), eps: Any = 1e-6, use_clippi
     return optax.contrib.adopt(lr, *betas, eps, use_clipping=use_clipping)
 
 
+def optax_schedule_free_sgd(lr: Any, momentum: Any = 0.9, weight_decay: Any = 0.0, weight_lr_power: Any = 2.0) -> Tx:
+    return optax.contrib.schedule_free_sgd(lr, None, momentum, weight_decay, weight_lr_power)
+
+
+def optax_schedule_free_adamw(
+    lr: Any, betas: Any = (0.9, 0.999), eps: Any = 1e-8, weight_decay: Any = 0.0, weight_lr_power: Any = 2.0
+) -> Tx:
+    return optax.contrib.schedule_free_adamw(lr, None, *betas, eps, weight_decay, weight_lr_power)
+
+
 def ema(memory: Options, name: Any, sample: Any, beta: Any) -> Any:
     memory[name] = beta * memory.get(name, 0.0) + (1 - beta) * sample
     return memory[name]
@@ -354,6 +364,37 @@ def paper_madgrad(
     return momentum * w + (1 - momentum) * z - lr * decay
 
 
+def paper_schedule_free(
+    y: Any,
+    g: Any,
+    t: int,
+    memory: Options,
+    lr: Any,
+    momentum: Any = 0.9,
+    weight_decay: Any = 0.0,
+    warmup_steps: Any = 0,
+    r: Any = 0.0,
+    weight_lr_power: Any = 2.0,
+) -> Any:
+    """With a warm-up, which optax applies one update late to the steps but not to the average."""
+    rate = lr * min(1.0, t / max(warmup_steps, 1))
+    memory['max'] = max(rate, memory.get('max', 0.0))
+    weight = t**r * memory['max'] ** weight_lr_power
+    memory['sum'] = memory.get('sum', 0.0) + weight
+    c = weight / memory['sum']
+    memory['z'] = memory.get('z', y) - rate * (g + weight_decay * y)
+    memory['x'] = (1 - c) * memory.get('x', y) + c * memory['z']
+    return (1 - momentum) * memory['z'] + momentum * memory['x']
+
+
+def paper_schedule_free_adamw(
+    y: Any, g: Any, t: int, memory: Options, lr: Any, betas: Any, eps: Any, weight_decay: Any = 0.0, **averaging: Any
+) -> Any:
+    v = ema(memory, 'v', g**2, betas[1]) / (1 - betas[1] ** t)
+    direction = g / (np.sqrt(v) + eps) + weight_decay * y
+    return paper_schedule_free(y, direction, t, memory, lr, betas[0], **averaging)
+
+
 # the cases
 
 
@@ -420,6 +461,8 @@ OPTAX = {
     optax_nadamw: {'betas': BETAS, 'eps': EPS, 'weight_decay': (1e-4, 0.1)},
     optax_adopt: {'use_clipping': FLAG},
     optax_ademamix: {'mixing': (2.0,)},
+    optax_schedule_free_sgd: {'momentum': (0.9, 0.3), 'weight_decay': DECAY, 'weight_lr_power': (2.0, 0.0)},
+    optax_schedule_free_adamw: {'betas': ((0.9, 0.999), (0.3, 0.0)), 'eps': EPS, 'weight_decay': DECAY},
 }
 PAPERS = {
     paper_lars: {'momentum': (0.9, 0.0), 'trust_coefficient': (0.01,), 'eps': (1e-8, 0.1), 'weight_decay': DECAY},
@@ -444,6 +487,8 @@ PAPERS = {
         'weight_decay': DECAY,
         'decoupled_weight_decay': FLAG,
     },
+    paper_schedule_free: {'weight_decay': DECAY, 'warmup_steps': (0, 50), 'r': (0.0, 1.5)},
+    paper_schedule_free_adamw: {'betas': BETAS, 'eps': EPS, 'weight_decay': DECAY, 'warmup_steps': (50,), 'r': (0.5,)},
 }
 REFERENCES = {
     rules.AdaBelief: (optax_adabelief,),
@@ -460,6 +505,8 @@ REFERENCES = {
     rules.ADOPT: (optax_adopt, paper_adopt),
     rules.AdEMAMix: (optax_ademamix, paper_ademamix),
     rules.MADGRAD: (paper_madgrad,),
+    rules.ScheduleFreeSGD: (optax_schedule_free_sgd, paper_schedule_free),
+    rules.ScheduleFreeAdamW: (optax_schedule_free_adamw, paper_schedule_free_adamw),
 }
 
 

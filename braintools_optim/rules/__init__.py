@@ -5,12 +5,15 @@ from braintools_optim.rules.adam import Adam, AdamW, RAdam
 from braintools_optim.rules.adaptive import SM3, Adadelta, Adagrad
 from braintools_optim.rules.averaged import ASGD, MADGRAD
 from braintools_optim.rules.layerwise import Fromage, Lamb, Lars, Novograd
+from braintools_optim.rules.matrix import SOAP, Muon
 from braintools_optim.rules.moments import ADOPT, AdaBelief, Adamax, AdEMAMix, Yogi
 from braintools_optim.rules.nesterov import Adan, NAdam, Nadam, NAdamW
 from braintools_optim.rules.parameter_free import DAdaptAdamW, DoG, PolyakSGD, Prodigy
 from braintools_optim.rules.rmsprop import RMSprop
+from braintools_optim.rules.schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from braintools_optim.rules.second_order import Sophia
 from braintools_optim.rules.sgd import SGD, Momentum, MomentumNesterov
+from braintools_optim.rules.sharpness import SAM
 from braintools_optim.rules.sign import Lion, Rprop, SignSGD, Signum
 from braintools_optim.rules.whole_tree import LBFGS, Lookahead
 
@@ -19,8 +22,10 @@ __all__ = [
     'ASGD',
     'LBFGS',
     'MADGRAD',
+    'SAM',
     'SGD',
     'SM3',
+    'SOAP',
     'AdEMAMix',
     'AdaBelief',
     'Adadelta',
@@ -39,6 +44,7 @@ __all__ = [
     'Lookahead',
     'Momentum',
     'MomentumNesterov',
+    'Muon',
     'NAdam',
     'NAdamW',
     'Nadam',
@@ -48,6 +54,8 @@ __all__ = [
     'RAdam',
     'RMSprop',
     'Rprop',
+    'ScheduleFreeAdamW',
+    'ScheduleFreeSGD',
     'SignSGD',
     'Signum',
     'Sophia',

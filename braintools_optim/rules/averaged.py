@@ -26,7 +26,7 @@ class ASGD(Optimizer):
         w_t = w_{t-1} - \eta_t (g_t + \lambda w_{t-1}) \\
         \bar w_t &= \bar w_{t-1} + \mu_t (w_t - \bar w_{t-1}), \quad \mu_t = \frac{1}{\max(1, t - 1 - t_0)}
 
-    The means :math:`\bar w` are the slot ``ax``: ``optimizer.opt_state.value['ax']``, by the weights' names.
+    The means :math:`\bar w`, the slot ``ax``, are what the States hold inside ``with optimizer.eval_weights():``.
     The step is not proportional to lr, which is also in the decay of the rate. A change of lr acts on the
     next update (in torch on the one after it).
 
@@ -60,8 +60,9 @@ class ASGD(Optimizer):
     >>> optimizer = ASGD(lr=0.5, lambd=0.0, t0=0.0).register_trainable_weights({'w': w})
     >>> for _ in range(3):
     ...     optimizer.update({'w': jnp.array(1.0)})
-    >>> float(w.value), float(optimizer.opt_state.value['ax']['w'])  # the mean of 1.0 and 0.5
-    (0.5, 0.75)
+    >>> with optimizer.eval_weights():
+    ...     float(w.value)  # the mean of 1.0 and 0.5
+    0.75
     """
 
     def __init__(
@@ -87,6 +88,9 @@ class ASGD(Optimizer):
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         direction = hp.rate * (g + hp.lambd * w)
         return direction, {'ax': (1 - hp.mu) * slots['ax'] + hp.mu * (w - hp.lr * direction)}
+
+    def evaluation(self, w: Array, slots: Slots, hp: Hyperparameters) -> Array:
+        return slots['ax']
 
 
 class MADGRAD(Optimizer):

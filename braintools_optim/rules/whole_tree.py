@@ -72,8 +72,7 @@ def loss_of_leaves(value_fn: Callable[..., Any], registered: Weights) -> Callabl
     """A loss of named leaves, from one of the tree of weights or of the model's States, which stay as they are."""
     if not registered.keys:
         raise ValueError('A value_fn needs the weights that it is a function of: register_trainable_weights.')
-    parameters = inspect.signature(value_fn).parameters.values()
-    of_tree = any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters)
+    of_tree = takes_weights(value_fn)
 
     def value_of(leaves: Leaves) -> Any:
         trace = brainstate.StateTraceStack()
@@ -161,12 +160,20 @@ class LBFGS(OptaxOptimizer):
         return super().tree_direction(gradients, weights, state, hp, extra)
 
 
+def takes_weights(value_fn: Callable[..., Any]) -> bool:
+    """Whether a loss is one of the tree of weights, and not of the model's States."""
+    parameters = inspect.signature(value_fn).parameters.values()
+    return any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters)
+
+
 class Lookahead(OptaxOptimizer):
     r"""Lookahead: every few steps the weights go part of the way from where they set out.
 
     .. math::
         w_t = w_{t-1} + \eta \, u(g_t); \quad
         \text{every } k \text{ steps: } \phi \leftarrow \phi + \alpha (w_t - \phi), \; w_t = \phi
+
+    ``with optimizer.eval_weights():`` puts the slow weights :math:`\phi` into the States.
 
     Parameters
     ----------
@@ -230,3 +237,7 @@ class Lookahead(OptaxOptimizer):
         slow = {k: s + self.alpha * (weights[k] - hp.lr * backward[k] - s) for k, s in state['slow'].items()}
         back = {k: jnp.where(sync, (weights[k] - slow[k]) / lr, d) for k, d in backward.items()}
         return back, {'slow': {k: jnp.where(sync, slow[k], s) for k, s in state['slow'].items()}, 'fast': fast}
+
+    def tree_evaluation(self, weights: dict[str, Array], state: Any, hp: Hyperparameters) -> dict[str, Array]:
+        slow: dict[str, Array] = state['slow']
+        return slow
