@@ -3,6 +3,7 @@
 from braintools_optim import constraints, schedulers
 from braintools_optim.clipping import global_norm
 from braintools_optim.constraints import Constraint
+from braintools_optim.donation import jit
 from braintools_optim.loss_scale import DynamicLossScale
 from braintools_optim.optax_optimizer import OptaxOptimizer, to_optax
 from braintools_optim.optimizer import Optimizer
@@ -143,6 +144,7 @@ __all__ = [
     'Yogi',
     'constraints',
     'global_norm',
+    'jit',
     'schedulers',
     'to_optax',
     'usual_exclusions',
