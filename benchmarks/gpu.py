@@ -13,11 +13,11 @@ from typing import Any
 
 os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # torch needs some, too; before jax is imported
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
+import jax
+import jax.numpy as jnp
 
-from benchmarks.report import table  # noqa: E402
-from benchmarks.steps import PEERS  # noqa: E402
+from benchmarks.report import table
+from benchmarks.steps import PEERS
 
 BYTES = {False: 28, True: 32}  # a weight: w, m and v are read and written, g is read, for clipping once more
 HELD = 16  # bytes a weight: w, m, v, g
