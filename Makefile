@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test torch lint types doctest docs bench smoke golden check clean
+.PHONY: demo test torch lint types doctest docs bench gpu smoke golden check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/examples.stamp
@@ -31,8 +31,11 @@ docs: $(VENV)/docs.stamp
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-bench: $(VENV)/benchmarks.stamp
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/benchmarks.stamp  # OUTPUT=benchmarks/results keeps what the docs show
+	$(BIN)/python -m benchmarks $(if $(OUTPUT),--output $(OUTPUT))
+
+gpu: $(VENV)/benchmarks.stamp  # without one it says so
+	$(BIN)/python -m benchmarks.gpu
 
 smoke: $(VENV)/test.stamp  # only that the measurements run
 	$(BIN)/python -m benchmarks --smoke

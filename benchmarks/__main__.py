@@ -7,18 +7,20 @@ import datetime
 import json
 import os
 import platform
-import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import brainstate
 import jax
 import jax.numpy as jnp
-import optax
 
 import braintools_optim as bo
+from benchmarks.cost import first_step, growth, memory, tracing
 from benchmarks.harness import medians
+from benchmarks.report import tables
 from benchmarks.steps import PEERS, MissingPeerError
+from benchmarks.train import TRAIN
 
 SIZES = [('4 leaves of 64x64', 4, 64), ('50 leaves of 64x64', 50, 64), ('300 leaves of 64x64', 300, 64),
          ('4 leaves of 2048x2048', 4, 2048)]  # fmt: skip
@@ -47,18 +49,13 @@ def step_times(smoke: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def tracing_times(leaves: int = 300) -> dict[str, float]:
-    """Seconds to trace and lower one step, ours and an optax chain's."""
-    g = gradients(leaves, 64)
-    states = {name: brainstate.ParamState(jnp.ones_like(x)) for name, x in g.items()}
-    optimizer = bo.Adam(1e-3, grad_clip_norm=1.0).register_trainable_weights(states)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(), optax.scale(-1e-3))
-    state = tx.init(g)
-    start = time.perf_counter()
-    brainstate.transform.jit(lambda: optimizer.update(g)).lower()
-    middle = time.perf_counter()
-    jax.jit(lambda p, s: optax.apply_updates(p, tx.update(g, s, p)[0])).lower(g, state)
-    return {'ours': middle - start, 'optax': time.perf_counter() - middle}
+def train_times(smoke: bool) -> list[dict[str, Any]]:
+    """Milliseconds a whole train step takes."""
+    rows = []
+    for name, leaves, side in SIZES[:1] if smoke else SIZES:
+        steps = {peer: build(leaves, side) for peer, build in TRAIN.items()}
+        rows.append({'what': name, 'ms': medians(steps, 3 if smoke else 200 if leaves * side < 1000 else 25)})
+    return rows
 
 
 def temporary_memory(side: int = 512) -> float:
@@ -70,36 +67,52 @@ def temporary_memory(side: int = 512) -> float:
     return float(compiled.memory_analysis().temp_size_in_bytes / (4 * 4 * side * side))
 
 
-def show(result: dict[str, Any]) -> None:
-    print(f'{"milliseconds a step of Adam":34}' + ''.join(f'{peer:>13}' for peer in PEERS))
-    for row in result['steps']:
-        name = f'{row["what"]}, {"clipped" if row["clip"] else "not clipped"}'
-        shown = (f'{row["ms"][peer]:.3f}' if peer in row['ms'] else '-' for peer in PEERS)
-        print(f'{name:34}' + ''.join(f'{value:>13}' for value in shown))
-        for peer in row['missing']:
-            print(f'    {peer} is not installed: pip install .[benchmarks]')
-    trace = result['trace and lower']
-    print(f'trace and lower 300 leaves: ours {trace["ours"]:.3f} s, optax {trace["optax"]:.3f} s')
-    print(f'temporary memory of a step: {100 * result["temporary memory"]:.3f}% of the weights')
+def measured(smoke: bool) -> dict[str, Any]:
+    by_leaves = [(n, 1024 * n) for n in ((1, 10) if smoke else (1, 10, 100, 1000))]
+    by_weights = [(4, 10**k) for k in ((4, 5) if smoke else (4, 5, 6, 7, 8))]
+    leaves, repetitions = (4, 1) if smoke else (300, 3)
+    return {
+        'date': datetime.date.today().isoformat(),
+        'machine': f'{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}',
+        'versions': {
+            name: version(name) for name in ('braintools_optim', 'jax', 'brainstate', 'optax', 'flax', 'torch')
+        },
+        'steps': step_times(smoke),
+        'train': train_times(smoke),
+        'tracing': {
+            'leaves': leaves,
+            's': tracing(leaves, 1, repetitions),
+            's of 10 shapes': tracing(leaves, 10, repetitions),
+        },
+        'first step': {'leaves': leaves, 's': first_step(leaves)},
+        'by leaves': growth(by_leaves, 3 if smoke else 25),
+        'by weights': growth(by_weights, 3 if smoke else 9),
+        'memory': memory(4, 64 if smoke else 2048),
+        'temporary memory': temporary_memory(8 if smoke else 512),
+    }
+
+
+def version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--smoke', action='store_true', help='only prove that everything runs')
-    parser.add_argument('--output', type=Path, help='a JSON file to keep the result in')
+    parser.add_argument('--output', type=Path, help='a JSON file, or a folder for DATE-MACHINE.json')
     args = parser.parse_args()
-    result = {
-        'date': datetime.date.today().isoformat(),
-        'machine': f'{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}',
-        'versions': {name: __import__(name).__version__ for name in ('jax', 'brainstate', 'optax')},
-        'steps': step_times(args.smoke),
-        'trace and lower': tracing_times(10 if args.smoke else 300),
-        'temporary memory': temporary_memory(8 if args.smoke else 512),
-    }
-    show(result)
+    result = measured(args.smoke)
+    print('\n'.join(tables(result)))
     if args.output:
-        args.output.write_text(json.dumps(result, indent=1) + '\n')
-        print(f'kept in {args.output}')
+        place = args.output
+        if not place.suffix:
+            place.mkdir(exist_ok=True)
+            place /= f'{result["date"]}-{platform.machine()}-{os.cpu_count()}cores.json'
+        place.write_text(json.dumps(result, indent=1) + '\n')
+        print(f'kept in {place}')
 
 
 if __name__ == '__main__':

@@ -13,7 +13,7 @@ import optax
 
 import braintools_optim as bo
 
-__all__ = ['PEERS', 'MissingPeerError']
+__all__ = ['PEERS', 'MissingPeerError', 'chain']
 
 Step = Callable[[], Any]
 Gradients = dict[str, jax.Array]
@@ -71,10 +71,15 @@ def by_hand(gradients: Gradients, clip: float | None) -> Step:
     return step
 
 
+def chain(clip: float | None) -> optax.GradientTransformation:
+    """Adam from optax's parts."""
+    clipping = [optax.clip_by_global_norm(clip)] if clip is not None else []
+    return optax.chain(*clipping, optax.scale_by_adam(), optax.scale(-1e-3))
+
+
 def optax_chain(gradients: Gradients, clip: float | None) -> Step:
     """optax's transformations in a chain under ``jax.jit``, all buffers donated."""
-    clipping = [optax.clip_by_global_norm(clip)] if clip is not None else []
-    tx = optax.chain(*clipping, optax.scale_by_adam(), optax.scale(-1e-3))
+    tx = chain(clip)
 
     def update(params: Any, state: Any, g: Any) -> Any:
         updates, state = tx.update(g, state, params)
@@ -88,6 +93,29 @@ def optax_chain(gradients: Gradients, clip: float | None) -> Step:
         nonlocal carry
         carry = compiled(*carry, gradients)
         return carry[0]
+
+    return step
+
+
+def flax_nnx(gradients: Gradients, clip: float | None) -> Step:
+    """``flax.nnx.Optimizer`` around the same chain under ``nnx.jit``, which donates nothing by itself."""
+    try:
+        from flax import nnx
+    except ImportError as error:
+        raise MissingPeerError('flax') from error
+    model = nnx.Module()
+    for name, g in gradients.items():
+        setattr(model, name, nnx.Param(jnp.ones_like(g)))
+    optimizer = nnx.Optimizer(model, chain(clip), wrt=nnx.Param)
+    wrapped = jax.tree.unflatten(jax.tree.structure(nnx.state(model, nnx.Param)), gradients.values())
+
+    @nnx.jit
+    def update(model: Any, optimizer: Any, g: Any) -> None:
+        optimizer.update(model, g)
+
+    def step() -> Any:
+        update(model, optimizer, wrapped)
+        return [getattr(model, name)[...] for name in gradients]
 
     return step
 
@@ -134,6 +162,7 @@ PEERS: dict[str, Callable[[Gradients, float | None], Step]] = {
     'donating': ours_donating,
     'by hand': by_hand,
     'optax': optax_chain,
+    'flax.nnx': flax_nnx,
     'torch fused': torch_fused,
     'braintools': braintools,
 }

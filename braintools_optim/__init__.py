@@ -3,6 +3,7 @@
 from braintools_optim import constraints, files, schedulers
 from braintools_optim.clipping import global_norm
 from braintools_optim.constraints import Constraint
+from braintools_optim.donation import jit
 from braintools_optim.loss_scale import DynamicLossScale
 from braintools_optim.optax_optimizer import OptaxOptimizer, to_optax
 from braintools_optim.optimizer import Optimizer
@@ -168,6 +169,7 @@ __all__ = [
     'files',
     'global_norm',
     'hidden_matrix',
+    'jit',
     'schedulers',
     'to_optax',
     'usual_exclusions',

@@ -17,13 +17,14 @@ Array = jax.Array
 
 def global_norm(gradients: Any) -> Array:
     """The 2-norm of all entries of a tree of gradients, accumulated in float32 at least; units do not count."""
-
-    def sum_of_squares(g: Array) -> Array:
-        g = jnp.asarray(g).astype(compute_dtype(g))
-        return jnp.sum(jnp.real(g * jnp.conj(g)))
-
     squares = [sum_of_squares(g) for g in jax.tree.leaves(gradients)]
     return jnp.sqrt(sum(squares, start=jnp.zeros((), jnp.float32)))
+
+
+@jax.jit  # traced once for each distinct shape
+def sum_of_squares(g: Array) -> Array:
+    g = g.astype(compute_dtype(g))
+    return jnp.sum(jnp.real(g * jnp.conj(g)))
 
 
 def norm_clip_factor(norm: Array, max_norm: Array) -> Array:

@@ -17,6 +17,7 @@ from jax.core import Tracer
 
 from braintools_optim import checkpoint, conversion, evaluation
 from braintools_optim.diagnosis import Diagnosis
+from braintools_optim.donation import donating
 from braintools_optim.groups import Group, ParamGroup, divided
 from braintools_optim.loss_scale import DynamicLossScale
 from braintools_optim.metrics import first_metrics, next_metrics, warn_of_skips
@@ -333,9 +334,11 @@ class Optimizer(Rule, Node):
             raise FloatingPointError(f'Gradients are not finite; all States are as they were. {self.diagnose(grads)}')
 
     def _jit(self, key: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function under brainstate's jit, kept by what it does."""
+        """A compiled function that reuses the buffers that an update does, kept by what it does."""
+        reused = self.param_states.seen_ids if self.donate_weights else set()
+        key = key, self.donate_weights, len(self._weights)
         if key not in self._jitted:
-            self._jitted[key] = brainstate.transform.jit(function)
+            self._jitted[key] = donating(function, lambda s: isinstance(s, OptimState) or id(s) in reused)
         jitted: Callable[..., Any] = self._jitted[key]
         return jitted
 

@@ -46,8 +46,8 @@ class Decay(NamedTuple):
     def average(self, mean: Array, sample: Array) -> Array:
         """The next value of the moving average ``mean`` after ``sample``."""
         # mean + complement * (sample - mean) is exact in the complement, but cancels where the average is fast
-        slow = self.complement < 0.5
-        keep, lean = jnp.where(slow, 1.0, self.value), jnp.where(slow, 1.0, 0.0)
+        lean = jnp.asarray(self.complement < 0.5, jnp.result_type(self.value))
+        keep = lean + (1 - lean) * self.value  # no jnp.where: it is a call of its own for XLA, in every leaf
         average: Array = keep * mean + self.complement * (sample - lean * mean)
         return average
 

@@ -131,8 +131,11 @@ def step(
     new_memory: Memory = {slot: dict(x) if isinstance(x, dict) else x for slot, x in memory.items()}
 
     @functools.partial(jax.jit, static_argnums=0)  # traced once for each distinct shape, however many leaves there are
-    def update(constraint: Constraint | None, *leaf: Any) -> tuple[Array, Slots]:
-        return update_leaf(rule, constraint, *leaf)
+    def update(
+        constraint: Constraint | None, w: Array, g: Array, slots: Slots, data: Any, hp: Any, by_place: Any, place: Any
+    ) -> tuple[Array, Slots]:
+        own = {name: jax.lax.dynamic_slice(x, (place,), (1,)).reshape(()) for name, x in by_place.items()}
+        return update_leaf(rule, constraint, w, g, slots, data, hp.with_values(**own))
 
     for index, ((keys, hp), factor) in enumerate(zip(groups, factors, strict=True)):
         decay = 'decoupled' if hp.decoupled_weight_decay else 'coupled'
@@ -142,28 +145,27 @@ def step(
         own = counts if list(keys) == list(weights) else counts[np.array([place[key] for key in keys], np.int32)]
         hp = hp.with_values(**looked, factor=factor, decay=decay, changes_only=treatment.changes_only, step=own)
         undecayed = hp.with_values(weight_decay=jnp.zeros(()), decay='none')
-        hps = {
-            key: (undecayed if key in treatment.undecayed else hp).with_values(
-                step=own[i], **random_place(shared, place[key])
-            )
-            for i, key in enumerate(keys)
-        }
+        hps = {key: undecayed if key in treatment.undecayed else hp for key in keys}
+        if shared.rounding == 'stochastic':  # what sets the random numbers of one weight apart from those of the others
+            hps = {key: own_hp.with_values(place=jnp.uint32(place[key])) for key, own_hp in hps.items()}
         new: dict[str, Array] = {}
         if isinstance(rule, TreeRule) and keys:
+            hps = {key: own_hp.with_values(step=own[i]) for i, (key, own_hp) in enumerate(hps.items())}
             new, state = update_tree(rule, hp, hps, weights, gradients, new_memory, str(index), extra, treatment)
             new_memory['tree'][str(index)] = state
         elif keys:
-            prepared = rule.prepare(hp)
-            for i, key in enumerate(keys):
+            by_place = {'step': own, **rule.prepare(hp)}
+            for key, place_in_group in zip(keys, opaque_range(own), strict=True):
                 if key in gradients:
-                    values = {name: value[i] for name, value in prepared.items()}
                     new[key], slots = update(
                         treatment.constraints.get(key),
                         weights[key],
                         gradients[key],
                         slots_of(memory, key),
                         memory.get('constraint', {}).get(key),
-                        hps[key].with_values(**values),
+                        hps[key],
+                        by_place,
+                        place_in_group,
                     )
                     for slot, value in slots.items():
                         new_memory[slot][key] = value
@@ -178,11 +180,6 @@ def step(
         total, consecutive = memory['skipped']
         new_memory['skipped'] = jnp.stack([total + ~finite, jnp.where(finite, 0, consecutive + 1)])
     return Outcome(new_weights, new_memory, finite, metrics)
-
-
-def random_place(shared: Hyperparameters, place: int) -> dict[str, Array]:
-    """What sets the random numbers of one weight apart from those of the others, if there are any."""
-    return {'place': jnp.uint32(place)} if shared.rounding == 'stochastic' else {}
 
 
 def survey(
@@ -218,6 +215,19 @@ def survey(
     clipped = jnp.any(jnp.stack(norms) > limit) if limit is not None and norms else jnp.zeros((), bool)
     total = jnp.sqrt(sum((norm**2 for norm in norms), start=jnp.zeros(())))
     return factors, {'grad_norm': total, 'clipped': clipped, 'update_norms': [], 'update_ratio': []}
+
+
+def opaque_range(counts: Array) -> Sequence[Any]:
+    """The places of a group's leaves in ``counts``, as numbers that XLA does not know.
+
+    On a CPU it compiles equal kernels once; the place of a leaf would make each an own one. An accelerator
+    would have to wait for the condition.
+    """
+    places = [np.uint32(i) for i in range(len(counts))]
+    if jax.default_backend() != 'cpu':
+        return places
+    hidden: Sequence[Any] = jax.lax.cond(counts[0] < 0, lambda: [np.uint32(0)] * len(places), lambda: places)
+    return hidden
 
 
 def update_leaf(

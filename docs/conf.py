@@ -3,10 +3,13 @@
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 import gallery
+import speed
 
 gallery.write(Path(__file__).parent)
+speed.write(Path(__file__).parent)
 
 project = 'braintools_optim'
 author = 'the braintools_optim developers'

@@ -1,0 +1,87 @@
+"""A result as tables in Markdown, for the terminal and the docs; every number comes from the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ['tables']
+
+Result = dict[str, Any]
+MIB = 2**20
+
+
+def tables(result: Result) -> list[str]:
+    """The lines of all tables."""
+    versions = ', '.join(f'{name} {number}' for name, number in result['versions'].items() if number)
+    lines = [f'Measured on {result["date"]}: {result["machine"]}; {versions}.', '']
+    lines += [
+        '## An update',
+        '',
+        'Milliseconds of an update of Adam, float32, the median of interleaved repetitions.',
+        '',
+    ]
+    peers = list(dict.fromkeys(peer for row in result['steps'] for peer in row['ms']))
+    missing = sorted({peer for row in result['steps'] for peer in row['missing']})
+    lines += table(['', *peers], [[named(row), *cells(row['ms'], peers)] for row in result['steps']])
+    lines += [f'Not installed, and so not measured: {", ".join(missing)} (`pip install .[benchmarks]`).', ''] * bool(
+        missing
+    )
+    lines += ['## A train step', '', 'Milliseconds of a gradient and an update with clipping.', '']
+    lines += [
+        '"States only" reads and writes the same States and does nothing else: what brainstate\'s dispatch takes.',
+        '',
+    ]
+    peers = list(result['train'][0]['ms'])
+    lines += table(['', *peers], [[row['what'], *cells(row['ms'], peers)] for row in result['train']])
+    return [*lines, *first(result), *memory(result), *growth(result)]
+
+
+def first(result: Result) -> list[str]:
+    tracing, step = result['tracing'], result['first step']
+    lines = ['## Until the first update', '', f'Seconds, {tracing["leaves"]} leaves of 64x64, with clipping.', '']
+    rows = []
+    for what, times in (('one shape', tracing['s']), ('10 shapes', tracing['s of 10 shapes'])):
+        for part in ('trace and lower', 'compile'):
+            ours, optax = (times[f'{peer}, {part}'] for peer in ('ours', 'optax'))
+            rows.append([f'{part}, {what}', f'{ours:.3f}', f'{optax:.3f}', f'{ours / optax:.2f}'])
+    ours, optax = step['s']['ours'], step['s']['optax']
+    rows.append(['to the first new weights', f'{ours:.3f}', f'{optax:.3f}', f'{ours / optax:.2f}'])
+    return lines + table(['', 'ours', 'optax', 'ratio'], rows)
+
+
+def memory(result: Result) -> list[str]:
+    rows = result['memory']
+    lines = [
+        '## Memory',
+        '',
+        f'MiB of a train step; the weights are {rows["weights"] / MIB:.0f} MiB, two slots twice that.',
+        '',
+    ]
+    kinds = [name for name in rows if name != 'weights']
+    body = [[name, *(f'{rows[name][what] / MIB:.0f}' for what in ('planned', 'resident'))] for name in kinds]
+    lines += table(['', 'planned by XLA', 'resident at most'], body)
+    return [*lines, f'Temporary memory of an update: {100 * result["temporary memory"]:.2f}% of the weights.', '']
+
+
+def growth(result: Result) -> list[str]:
+    lines = ['## How it grows', '', 'Milliseconds of an update with clipping, all buffers donated.', '']
+    rows = [*result['by leaves'], *result['by weights']]
+    peers = list(rows[0]['ms'])
+    body = [[f'{row["leaves"]:,}', f'{row["weights"]:,}', *cells(row['ms'], peers)] for row in rows]
+    return lines + table(['leaves', 'weights', *peers], body)
+
+
+def named(row: dict[str, Any]) -> str:
+    return f'{row["what"]}, {"clipped" if row["clip"] else "not clipped"}'
+
+
+def cells(times: dict[str, float], peers: Sequence[str]) -> list[str]:
+    return [f'{times[peer]:.3f}' if peer in times else '-' for peer in peers]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    line = ['-' * widths[0], *('-' * (width - 1) + ':' for width in widths[1:])]
+    shown = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in [head, line, *rows]]
+    return ['| ' + ' | '.join(row) + ' |' for row in shown] + ['']

@@ -1,0 +1,109 @@
+"""A whole train step, gradient and Adam with clipping, of layers in a row; and what dispatch takes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import optax
+
+import braintools_optim as bo
+from benchmarks.steps import chain
+
+__all__ = ['TRAIN', 'donating', 'plain']
+
+Step = Callable[[], Any]
+Jit = Callable[[Callable[..., Any]], Any]
+BATCH = 8
+
+
+def loss(weights: list[Any], x: Any) -> Any:
+    for w in weights:
+        x = jnp.tanh(x @ w)
+    return jnp.mean(x**2)
+
+
+def first(leaves: int, side: int) -> tuple[list[jax.Array], jax.Array]:
+    keys = jax.random.split(jax.random.key(0), leaves + 1)
+    weights = [jax.random.normal(key, (side, side)) / side**0.5 for key in keys[1:]]
+    return weights, jax.random.normal(keys[0], (BATCH, side))
+
+
+def with_states(jit: Jit, leaves: int, side: int, trains: bool = True) -> Step:
+    """A step on States; without ``trains`` one that only writes back what the States hold."""
+    values, x = first(leaves, side)
+    states = {f'layer{i:03}': brainstate.ParamState(w) for i, w in enumerate(values)}
+    optimizer = bo.Adam(1e-3, grad_clip_norm=1.0).register_trainable_weights(states)
+    touched = [*states.values(), optimizer.opt_state, optimizer.step_count]
+
+    @jit
+    def step(x: Any) -> Any:
+        if trains:
+            of_weights = brainstate.transform.grad(
+                lambda: loss([s.value for s in states.values()], x), states, return_value=True
+            )
+            grads, value = of_weights()
+            optimizer.update(grads)
+            return value
+        for state in touched:
+            state.value = state.value
+        return x[0, 0]
+
+    def run() -> Any:
+        return step(x), [state.value for state in states.values()]
+
+    run.lower = lambda: step.lower(x)  # type: ignore[attr-defined]
+    return run
+
+
+def plain(leaves: int, side: int) -> Step:
+    """Our optimizer under brainstate's jit."""
+    return with_states(brainstate.transform.jit, leaves, side)
+
+
+def donating(leaves: int, side: int) -> Step:
+    """Our optimizer under our jit."""
+    return with_states(bo.jit, leaves, side)
+
+
+def dispatch_plain(leaves: int, side: int) -> Step:
+    """The same States, read and written, and nothing else; without donation they are copied."""
+    return with_states(brainstate.transform.jit, leaves, side, trains=False)
+
+
+def dispatch(leaves: int, side: int) -> Step:
+    """The same States, read and written in place: what reading, checking and writing them takes."""
+    return with_states(bo.jit, leaves, side, trains=False)
+
+
+def by_hand(leaves: int, side: int) -> Step:
+    """The optax chain under ``jax.jit``, arrays threaded through and donated."""
+    weights, x = first(leaves, side)
+    tx = chain(1.0)
+
+    def update(weights: Any, state: Any, x: Any) -> Any:
+        value, grads = jax.value_and_grad(loss)(weights, x)
+        updates, state = tx.update(grads, state, weights)
+        return optax.apply_updates(weights, updates), state, value
+
+    compiled = jax.jit(update, donate_argnums=(0, 1))
+    carry = weights, tx.init(weights)
+
+    def run() -> Any:
+        nonlocal carry
+        *carry, value = compiled(*carry, x)
+        return value, carry[0]
+
+    return run
+
+
+TRAIN: dict[str, Callable[[int, int], Step]] = {
+    'ours, brainstate jit': plain,
+    'ours, donating jit': donating,
+    'optax by hand': by_hand,
+    'States only, brainstate jit': dispatch_plain,
+    'States only, donating jit': dispatch,
+}

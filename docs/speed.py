@@ -1,0 +1,41 @@
+"""Write the page of measurements from the newest kept result: ``make bench OUTPUT=benchmarks/results``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.report import tables
+
+
+def write(folder: Path) -> None:
+    """The page ``folder/speed.md`` and its picture in ``folder/gallery``."""
+    kept = sorted((folder.parent / 'benchmarks' / 'results').glob('*.json'))
+    page = ['# Speed', '']
+    if not kept:
+        page += ['No measurements are kept. `make bench` prints them.', '']
+    else:
+        result = json.loads(kept[-1].read_text())
+        figure = Figure(figsize=(7, 2.8), layout='constrained')
+        draw(figure, result)
+        (folder / 'gallery').mkdir(exist_ok=True)
+        figure.savefig(folder / 'gallery' / 'speed.png', dpi=110)
+        page += [*tables(result), '![Milliseconds by leaves and by weights](gallery/speed.png)', '']
+        page += ['`make bench` measures anew; `make gpu` does it on a GPU.', '']
+    (folder / 'speed.md').write_text('\n'.join(page))
+
+
+def draw(figure: Figure, result: dict[str, Any]) -> None:
+    """The time of an update by the number of leaves, and by that of weights."""
+    left, right = figure.subplots(1, 2, sharey=True)
+    for ax, rows, x in ((left, result['by leaves'], 'leaves'), (right, result['by weights'], 'weights')):
+        for peer in rows[0]['ms']:
+            ax.loglog([row[x] for row in rows], [row['ms'][peer] for row in rows], marker='o', label=peer)
+        ax.set_xlabel(f'{x} in 4 leaves' if x == 'weights' else x)
+        ax.spines[['top', 'right']].set_visible(False)
+        ax.grid(alpha=0.25)
+    left.set_ylabel('ms')
+    left.legend()

@@ -1,0 +1,62 @@
+"""What a compiled step costs, counted rather than timed."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import pytest
+
+import braintools_optim as bo
+from braintools_optim import rules
+from braintools_optim.rule import TreeRule
+
+SIDE = 256
+RULES = [getattr(rules, name) for name in rules.__all__]
+LEAFWISE = [rule for rule in RULES if issubclass(rule, bo.Optimizer) and not issubclass(rule, TreeRule)]
+COPIES = {  # temporary memory, in weights
+    # a norm, a row or a unit must be seen before a step along the direction
+    **dict.fromkeys((bo.SM3, bo.Adafactor, bo.Fromage, bo.Lamb, bo.Lars, bo.Novograd), 1.0),
+    # the step needs a slot as it was, and XLA copies it rather than write the new one last
+    **dict.fromkeys((bo.ADOPT, bo.Lion, bo.Rprop), 1.0),
+    **dict.fromkeys((bo.AdaBelief, bo.Adadelta, bo.Adan), 2.0),
+}
+
+
+def problem(rule: type[bo.Optimizer], *shapes: tuple[int, ...], **options: Any) -> Any:
+    weights = {f'w{i}': brainstate.ParamState(jnp.ones(shape, jnp.float32)) for i, shape in enumerate(shapes)}
+    gradients = {key: jnp.ones_like(state.value) for key, state in weights.items()}
+    optimizer = rule(grad_clip_norm=1.0, **options).register_trainable_weights(weights)
+    return bo.jit(lambda gradients: optimizer.update(gradients)).lower(gradients)
+
+
+@pytest.mark.parametrize('rule', LEAFWISE, ids=lambda rule: rule.__name__)
+def test_temporary_memory(rule: type[bo.Optimizer], float32: None) -> None:
+    used = problem(rule, *[(SIDE, SIDE)] * 2).compile().memory_analysis().temp_size_in_bytes
+    assert used < (COPIES.get(rule, 0.0) + 0.01) * 2 * 4 * SIDE * SIDE
+
+
+class Counted(bo.SGD):
+    traced = 0
+
+    def direction(self, *arguments: Any) -> Any:
+        Counted.traced += 1
+        return super().direction(*arguments)
+
+
+def test_a_rule_is_traced_once_for_each_shape() -> None:
+    Counted.traced = 0
+    problem(Counted, *[(2, 2), (3,)] * 10, lr=0.1, momentum=0.9)
+    assert Counted.traced == 2
+
+
+@pytest.mark.skipif(jax.default_backend() != 'cpu', reason='of XLA on a CPU')
+def test_no_kernel_knows_its_leaf(float32: None) -> None:
+    """Equal kernels are compiled once, and a leaf's place in a vector would make each another."""
+    text = problem(bo.Adam, *[(8, 8)] * 4).compile().as_text()
+    kernels = [kernel for kernel in re.findall(r'\n%fused_computation.*?\n}', text, re.DOTALL) if 'f32[8,8]' in kernel]
+    assert len(kernels) > 4
+    assert not any(re.search(r' slice\(.*slice={', kernel) for kernel in kernels)

@@ -1,0 +1,318 @@
+"""jit is brainstate's to the bit, whatever the function does with its States, and it does reuse their buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from brainstate import transform
+from compiling import compilations
+
+import braintools_optim as bo
+
+N = 5
+X = jnp.arange(float(N))
+
+
+def states() -> dict[str, brainstate.State]:
+    values = {'a': X + 1.0, 'b': X * 3.0, 'c': X - 4.0, 'number': 2.0, 'tree': {'u': X + 7.0, 'v': (X,)}}
+    return {name: brainstate.State(jax.tree.map(lambda x: x * 1, value)) for name, value in values.items()}
+
+
+def add(s: Any, x: Any) -> Any:
+    s['a'].value = s['a'].value + x * s['b'].value
+    return {'sum': s['a'].value.sum(), 'nothing': None, 'pair': (x, 1.0)}
+
+
+def return_new(s: Any, x: Any) -> Any:
+    s['a'].value = s['a'].value * x
+    return s['a'].value, s['a'].value
+
+
+def return_read_only(s: Any, x: Any) -> Any:
+    s['a'].value = s['a'].value + 1
+    return s['b'].value
+
+
+def keep_argument(s: Any, x: Any) -> Any:
+    s['a'].value = x
+
+
+def keep_constant(s: Any, x: Any) -> Any:
+    s['a'].value = X
+
+
+def share(s: Any, x: Any) -> Any:
+    s['a'].value = s['b'].value = s['a'].value + x
+
+
+def swap(s: Any, x: Any) -> Any:
+    s['a'].value, s['b'].value, s['c'].value = s['b'].value, s['a'].value, s['b'].value
+
+
+def history(s: Any, x: Any) -> Any:
+    s['b'].value = s['a'].value
+    s['a'].value = s['a'].value * x
+
+
+def grow(s: Any, x: Any) -> Any:
+    s['a'].value = jnp.concatenate([s['a'].value, x])
+    s['b'].value = s['b'].value + 1
+
+
+def change_dtype(s: Any, x: Any) -> Any:
+    s['a'].value = s['a'].value.astype(jnp.float16)
+    s['number'].value = s['number'].value * 2
+
+
+def write_tree(s: Any, x: Any) -> Any:
+    s['tree'].value = {'u': s['tree'].value['u'] + x, 'v': s['tree'].value['v']}
+
+
+def overwrite(s: Any, x: Any) -> Any:
+    s['a'].value = jnp.zeros_like(x)
+
+
+def new_state(s: Any, x: Any) -> Any:
+    inner = brainstate.State(x * 2)
+    inner.value = inner.value + s['a'].value
+    s['a'].value = inner.value
+    return inner.value
+
+
+def random(s: Any, x: Any) -> Any:
+    s['a'].value = s['a'].value + brainstate.random.normal(size=N)
+
+
+def print_it(s: Any, x: Any) -> Any:
+    jax.debug.callback(lambda _: None, x)
+    s['a'].value = s['a'].value + x
+
+
+def nothing(s: Any, x: Any) -> Any:
+    return x
+
+
+FUNCTIONS = [
+    add,
+    return_new,
+    return_read_only,
+    keep_argument,
+    keep_constant,
+    share,
+    swap,
+    history,
+    grow,
+    change_dtype,
+    write_tree,
+    overwrite,
+    new_state,
+    random,
+    print_it,
+    nothing,
+]
+
+
+def trajectory(jit: Callable[..., Any], function: Any, aliased: bool) -> Any:
+    """All results and values of three calls, read at the end only: none may be lost meanwhile."""
+    brainstate.random.seed(0)
+    own, arguments = states(), [X + i for i in range(3)]
+    if aliased:  # c: another array of the same buffer
+        own['b'].value = own['a'].value
+        own['c'].value = jax.device_put(own['a'].value, jax.devices()[0])
+        arguments[0] = own['a'].value
+    jitted = jit(lambda x: function(own, x))
+    results = [jitted(x) for x in arguments]
+    return [*results, arguments, {name: state.value for name, state in own.items()}]
+
+
+@pytest.mark.parametrize('aliased', [False, True])
+@pytest.mark.parametrize('function', FUNCTIONS, ids=lambda f: f.__name__)
+def test_equals_brainstate(function: Any, aliased: bool) -> None:
+    donating, plain = (trajectory(jit, function, aliased) for jit in (bo.jit, transform.jit))
+    assert jax.tree.structure(donating) == jax.tree.structure(plain)
+    for a, b in zip(jax.tree.leaves(donating), jax.tree.leaves(plain), strict=True):
+        assert jnp.result_type(a) == jnp.result_type(b)
+        np.testing.assert_array_equal(a, b)
+
+
+def nested(jit: Callable[..., Any], around: Callable[[Any, Any], Any]) -> Any:
+    own = states()
+    step = jit(lambda x: add(own, x)['sum'])
+    result = around(step, own)
+    return result, {name: state.value for name, state in own.items()}
+
+
+AROUND: dict[str, Callable[[Any, Any], Any]] = {
+    'brainstate jit': lambda step, own: transform.jit(lambda x: step(x) + step(x))(X),
+    'itself': lambda step, own: bo.jit(lambda x: step(x) + step(x))(X),
+    'for_loop': lambda step, own: transform.for_loop(step, jnp.stack([X, X + 1])),
+    'vmap': lambda step, own: transform.vmap(step, in_states={0: {'a': own['a']}}, out_states={0: {'a': own['a']}})(X),
+    'brainstate grad': lambda step, own: transform.grad(lambda: step(X), own['b'])(),
+    'no compilation': lambda step, own: disabled(step),
+}
+
+
+def disabled(step: Any) -> Any:
+    with jax.disable_jit():
+        return step(X)
+
+
+@pytest.mark.parametrize('around', AROUND.values(), ids=AROUND)
+def test_nested(around: Any) -> None:
+    donating, plain = (nested(jit, around) for jit in (bo.jit, transform.jit))
+    for a, b in zip(jax.tree.leaves(donating), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_under_jax() -> None:
+    """Of jax's own transformations brainstate allows functions that only read."""
+    own = states()
+    step = bo.jit(lambda x: jnp.sum(x**2 * own['a'].value))
+    for transformed in (jax.grad(step), jax.jit(jax.grad(step))):
+        np.testing.assert_array_equal(transformed(X), 2 * X * (X + 1))
+    with pytest.raises(brainstate.TraceContextError):
+        jax.grad(bo.jit(lambda x: add(own, x)['sum']))(X)
+    np.testing.assert_array_equal(own['a'].value, X + 1)
+
+
+def test_static_arguments() -> None:
+    own = states()
+
+    @bo.jit(static_argnums=1, static_argnames='how')
+    def scale(x: Any, times: int, how: str = 'up') -> Any:
+        own['a'].value = own['a'].value * times if how == 'up' else own['a'].value / times
+        return x
+
+    scale(X, 2)
+    scale(X, 4, how='down')
+    np.testing.assert_array_equal(own['a'].value, (X + 1) / 2)
+    with pytest.raises(ValueError, match='negative'):
+        bo.jit(static_argnums=-1)(lambda x: x)
+
+
+def test_what_is_donated() -> None:
+    own = states()
+    jitted = bo.jit(lambda x: add(own, x))
+    before = {name: own[name].value for name in 'abc'}
+    analysis = jitted.lower(X).compile().memory_analysis()
+    assert analysis.alias_size_in_bytes == X.nbytes
+    assert not before['a'].is_deleted()  # nothing has run
+    jitted(X)
+    assert {name: value.is_deleted() for name, value in before.items()} == {'a': True, 'b': False, 'c': False}
+    assert not X.is_deleted()
+    with pytest.raises(RuntimeError, match='deleted'):
+        np.asarray(before['a'])
+    with pytest.raises(RuntimeError, match='deleted'):
+        jitted(before['a'])
+    np.testing.assert_array_equal(own['a'].value, X + 1 + X * X * 3)
+
+
+@pytest.mark.parametrize('how', [lambda f: f, jax.jit])
+def test_a_constant_of_the_function_is_kept(how: Any) -> None:
+    a = brainstate.State(X + 1)
+    start = a.value
+    distance = how(lambda x: x - start)
+
+    def step() -> Any:
+        a.value = a.value + 1
+        return distance(a.value)
+
+    jitted = bo.jit(step)
+    for i in range(3):
+        np.testing.assert_array_equal(jitted(), np.full(N, i + 1.0))
+    np.testing.assert_array_equal(start, X + 1)
+
+
+def fail_while_tracing(x: Any) -> Any:
+    raise KeyError('while tracing')
+
+
+def fail_while_running(x: Any) -> Any:
+    def fail(_: Any) -> Any:
+        raise ValueError('while running')
+
+    return jax.pure_callback(fail, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+
+@pytest.mark.parametrize('fail', [fail_while_tracing, fail_while_running, lambda x: jax.jit(fail_while_running)(x)])
+def test_an_error_changes_nothing(fail: Callable[..., Any]) -> None:
+    own = states()
+
+    def step(x: Any) -> None:
+        own['a'].value = own['a'].value + 1
+        own['b'].value = own['b'].value + fail(x)
+
+    for _ in range(2):
+        with pytest.raises((KeyError, jax.errors.JaxRuntimeError), match='while'):
+            jax.block_until_ready(bo.jit(step)(X))
+    for name, state in states().items():
+        jax.tree.map(np.testing.assert_array_equal, own[name].value, state.value)
+
+
+def test_bad_arguments() -> None:
+    own = states()
+    jitted = bo.jit(lambda x: add(own, x))
+    for bad in ('text', own['a'], object()):
+        with pytest.raises((TypeError, ValueError)):
+            jitted(bad)
+    with pytest.raises(TypeError, match='broadcasting'):
+        jitted(jnp.ones(N + 1))
+    np.testing.assert_array_equal(own['a'].value, X + 1)
+
+
+def problem() -> tuple[dict[str, brainstate.ParamState], bo.Optimizer]:
+    weights = {'w': brainstate.ParamState(jnp.ones((3, 2))), 'v': brainstate.ParamState(jnp.ones(3))}
+    return weights, bo.Adam(0.1, grad_clip_norm=1.0).register_trainable_weights(weights)
+
+
+def test_a_train_step() -> None:
+    weights, optimizer = problem()
+    x = jnp.arange(2.0)
+    held = []
+
+    def loss() -> Any:
+        return jnp.sum((weights['w'].value @ x + weights['v'].value) ** 2)
+
+    @bo.jit
+    def train_step() -> Any:
+        gradients, value = transform.grad(loss, weights, return_value=True)()
+        optimizer.update(gradients)
+        return value
+
+    twins, twin = problem()
+    for i in range(4):
+        held.append(train_step())
+        gradients = jax.grad(lambda w: jnp.sum((w['w'] @ x + w['v']) ** 2))({k: s.value for k, s in twins.items()})
+        twin.update(gradients)
+        if i == 1:  # flags are part of a State's structure
+            optimizer.maximize = twin.maximize = True
+            optimizer.lr = twin.lr = 0.3
+    for key, state in weights.items():
+        np.testing.assert_allclose(state.value, twins[key].value, rtol=1e-12)
+    assert held[0] > held[1] > held[2]
+    with compilations(0):
+        optimizer.lr = 0.2
+        train_step()
+    weights_and_memory = 3 * sum(state.value.nbytes for state in weights.values())
+    assert train_step.lower().compile().memory_analysis().alias_size_in_bytes >= weights_and_memory
+
+
+@pytest.mark.parametrize('donate', [False, True])
+def test_minimize_reuses_what_update_does(donate: bool) -> None:
+    weights, optimizer = problem()
+    hidden = brainstate.HiddenState(jnp.zeros(3))
+    optimizer.donate_weights = donate
+
+    def loss() -> Any:
+        hidden.value = hidden.value + weights['v'].value
+        return jnp.sum(hidden.value**2) + jnp.sum(weights['w'].value ** 2)
+
+    before = weights['w'].value, hidden.value, optimizer.opt_state.value['exp_avg']['w']
+    optimizer.minimize(loss)
+    assert [array.is_deleted() for array in before] == [donate, False, True]
