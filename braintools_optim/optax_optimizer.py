@@ -65,6 +65,8 @@ class OptaxOptimizer(TreeRule, Optimizer):
     ):
         if tx is not None and not isinstance(tx, optax.GradientTransformation):
             raise TypeError(f'Invalid tx={tx!r}. Must be an optax.GradientTransformation.')
+        if shared.get('state_dtype') is not None:
+            raise ValueError(f'Invalid state_dtype. {type(self).__name__} keeps its memory in the dtypes of optax.')
         if lr is None:
             lr = 1e-3 if tx is None else 1.0
         self.tx = optax.with_extra_args_support(tx or optax.chain(optax.scale_by_adam(), optax.scale(-1.0)))

@@ -19,16 +19,17 @@ from braintools_optim import checkpoint, conversion, evaluation
 from braintools_optim.diagnosis import Diagnosis
 from braintools_optim.donation import donating
 from braintools_optim.groups import Group, ParamGroup, divided
+from braintools_optim.learning_rate import LearningRate, Scheduled
 from braintools_optim.loss_scale import DynamicLossScale
 from braintools_optim.metrics import first_metrics, next_metrics, warn_of_skips
-from braintools_optim.options import Hyperparameters, constructor_signature, validate
+from braintools_optim.options import Hyperparameters, validate
 from braintools_optim.precision import compute_dtype
 from braintools_optim.registration import add_groups, set_frozen
 from braintools_optim.rule import Rule, TreeRule
-from braintools_optim.schedulers.base import LRScheduler
 from braintools_optim.selection import Predicate
 from braintools_optim.settings import OptimState, Settings
 from braintools_optim.shared_options import FIXED, OF_ALL, SHARED
+from braintools_optim.signatures import constructor_arguments, constructor_signature, given
 from braintools_optim.step import Memory, first_slots, step
 from braintools_optim.summary import summary
 from braintools_optim.treatment import Treatment
@@ -36,10 +37,8 @@ from braintools_optim.weights import Scales, UniqueStateManager, Weights, inside
 
 __all__ = ['LearningRate', 'Optimizer', 'given']
 
-LearningRate = float | LRScheduler | Callable[[Any], Any]
 
-
-class Optimizer(Rule, Node):
+class Optimizer(Rule, Scheduled, Node):
     r"""Base of all optimizers: everything but the rule.
 
     One update clips the gradients by their global norm, then by value, adds ``weight_decay`` times
@@ -359,6 +358,7 @@ class Optimizer(Rule, Node):
         if scales is not None:  # which may leave float16's range
             factors = dict(zip(found, scales, strict=True))
             found = {key: jnp.asarray(g, compute_dtype(jnp.asarray(g))) * factors[key] for key, g in found.items()}
+        found = {key: jnp.conj(g) if jnp.iscomplexobj(g) else g for key, g in found.items()}  # of jax, uphill otherwise
         self._weights.check_shapes(leaves)
         shared = self.settings.part(hps, positions, 'shared')
         groups = [(group.keys, self.settings.part(hps, positions, i)) for i, group in enumerate(self._groups)]
@@ -425,51 +425,6 @@ class Optimizer(Rule, Node):
         """Which gradients are not finite, zero or the largest, by name; readable when printed."""
         gradients, _ = self._weights.match(grads, partial=True)
         return Diagnosis.of({key: g for key, g in zip(self._weights.keys, gradients, strict=True) if g is not None})
-
-    # learning rate
-
-    @property
-    def lr_scheduler(self) -> LRScheduler:
-        """The schedule of the learning rate."""
-        return self.settings.lr_scheduler
-
-    @property
-    def lr(self) -> Any:
-        """The scheduler, which reads as a number; assigning a number sets the rate, from the next update on."""
-        return self.lr_scheduler
-
-    @lr.setter
-    def lr(self, value: Any) -> None:
-        if callable(value):
-            self.add_scheduler(value)
-        else:
-            self.current_lr = value
-
-    @property
-    def current_lr(self) -> Any:
-        """The rate that the next update applies (to the first group), as a number."""
-        return self.settings.lr_of(0)
-
-    @current_lr.setter
-    def current_lr(self, value: Any) -> None:
-        self.settings.set_lr(value)
-
-    @property
-    def base_lr(self) -> Any:
-        """The rate that the schedule starts from."""
-        return self.lr_scheduler.base_lrs[0]
-
-    def lr_apply(self, fn: Callable[[Any], Any]) -> None:
-        """Set the rate to ``fn`` of the present one."""
-        self.current_lr = fn(self.current_lr)
-
-    def get_last_lr(self) -> list[Any]:
-        """The rate of each group."""
-        return [self.settings.lr_of(i) for i in range(max(len(self._groups), 1))]
-
-    def add_scheduler(self, scheduler: LearningRate) -> None:
-        """Follow another schedule from now on."""
-        self.settings.follow(scheduler)
 
     # options
 
@@ -553,17 +508,6 @@ def equal(a: Any, b: Any) -> bool:
     """Whether two arrays are; while tracing, when that is not known, they are taken to be."""
     same = jnp.array_equal(a, b)
     return isinstance(same, Tracer) or bool(same)
-
-
-def given(arguments: Mapping[str, Any], *left_out: str) -> dict[str, Any]:
-    """The arguments of a constructor by name, from its ``locals()``: each option goes on under its own name."""
-    arguments = {**arguments, **arguments.get('shared', {})}
-    return {name: value for name, value in arguments.items() if name not in ('self', '__class__', 'shared', *left_out)}
-
-
-def constructor_arguments(cls: type) -> set[str]:
-    """The names that the constructors of a class and its bases take."""
-    return {name for base in cls.__mro__ for name in inspect.signature(base.__init__).parameters}  # type: ignore[misc]
 
 
 def floating_dtype(dtype: Any) -> Any:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import brainunit
@@ -19,7 +17,6 @@ __all__ = [
     'Decay',
     'Hyperparameters',
     'as_number',
-    'constructor_signature',
     'from_leaf',
     'is_flag',
     'is_on',
@@ -316,18 +313,6 @@ def from_leaf(name: str, leaf: Any) -> Any:
     if isinstance(leaf, Decay):
         return as_number(leaf.value)
     return tuple(from_leaf(name, v) for v in leaf) if isinstance(leaf, tuple) else as_number(leaf)
-
-
-def constructor_signature(cls: type, shared: Mapping[str, Any] = MappingProxyType({})) -> inspect.Signature:
-    """What ``inspect.signature`` should show of a class, which brainstate's ``Node`` hides; ``shared`` spelled out."""
-    signature = inspect.signature(cls.__init__)  # type: ignore[misc]
-    parameters = list(signature.parameters.values())[1:]
-    if parameters and parameters[-1].name == 'shared':
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        taken = {parameter.name for parameter in parameters}
-        more = [inspect.Parameter(name, keyword, default=d) for name, d in shared.items() if name not in taken]
-        parameters = [*parameters[:-1], *more]
-    return signature.replace(parameters=parameters, return_annotation=signature.empty)
 
 
 @jax.tree_util.register_pytree_with_keys_class

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from brainstate import LongTermState
 from brainstate.graph import Node
 
-from braintools_optim.options import as_number, constructor_signature, validate
+from braintools_optim.options import as_number, validate
+from braintools_optim.signatures import constructor_signature
 
 __all__ = ['LRScheduler', 'Position', 'as_epoch', 'as_float', 'entry']
 

@@ -247,7 +247,7 @@ def test_leaves_of_every_shape(rule: type[bo.Optimizer]) -> None:
     for t in range(3):
         slopes = {key: jnp.full_like(w, (0.5, 1.0, -0.25)[t]) for key, w in start.items()}
         slopes['zero'] = jnp.zeros(3)
-        slopes['output'], slopes['complex'] = jnp.array([[0.5, -1.0], [0.0, 2.0]]), jnp.array([0.5 - 1j, 2j])
+        slopes['output'], slopes['complex'] = jnp.array([[0.5, -1.0], [0.0, 2.0]]), jnp.array([0.5 + 1j, -2j])
         update(optimizer, slopes)
     for key, state in states.items():
         w = jnp.asarray(start[key])

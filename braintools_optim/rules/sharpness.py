@@ -173,7 +173,7 @@ class SAM(Node):
         for key, g in found.items():
             if key not in frozen:
                 w = weights[key].astype(compute_dtype(weights[key]))
-                toward[key] = g.astype(w.dtype) * factors.get(key, 1.0) * (-1.0 if key in ascending else 1.0)
+                toward[key] = jnp.conj(g.astype(w.dtype)) * factors.get(key, 1.0) * (-1.0 if key in ascending else 1.0)
                 sizes[key] = abs(w) if hp.adaptive else jnp.ones((), w.real.dtype)
         norm = global_norm({key: sizes[key] * g for key, g in toward.items()})
         factor = jnp.where(norm > 0, hp.radius / jnp.where(norm > 0, norm, 1.0), 0.0)

@@ -48,7 +48,7 @@ class GroupRule(TreeRule, Optimizer):
         return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in leaves}
 
     def init_tree(self, weights: Leaves, hp: Hyperparameters) -> Any:
-        state = self.init_group({key: to_working(w) for key, w in weights.items()}, hp)
+        state = self.init_group(as_reals(weights), hp)
         dtype = self._treatment.state_dtype
         slots = {name: each for name, each in state.items() if isinstance(each, dict) and dtype is not None}
         return state | {name: {key: x.astype(dtype) for key, x in each.items()} for name, each in slots.items()}
@@ -56,11 +56,16 @@ class GroupRule(TreeRule, Optimizer):
     def tree_direction(
         self, gradients: Leaves, weights: Leaves, state: Any, hp: Hyperparameters, extra: Any
     ) -> tuple[Leaves, Any]:
-        g, w = ({key: to_working(x) for key, x in leaves.items()} for leaves in (gradients, weights))
+        g, w = as_reals(gradients), as_reals(weights)
         hp, wide = cast_floats((hp, state), like=jnp.zeros((), jnp.result_type(*w.values())))
         directions, new = self.group_direction(g, w, wide, hp, extra)
         new = jax.tree.map(lambda old, x: x.astype(old.dtype), state, new)
         return {key: from_working(d, weights[key].dtype) for key, d in directions.items()}, new
+
+
+def as_reals(leaves: Leaves) -> Leaves:
+    """Complex numbers as pairs of reals."""
+    return {key: to_working(x) for key, x in leaves.items()}
 
 
 def updates(hp: Hyperparameters) -> Array:
@@ -155,9 +160,17 @@ class LBFGS(OptaxOptimizer):
     def tree_direction(
         self, gradients: dict[str, Array], weights: dict[str, Array], state: Any, hp: Hyperparameters, extra: Any
     ) -> tuple[dict[str, Array], Any]:
+        dtypes = {key: w.dtype for key, w in weights.items()}
+        gradients, weights = as_reals(gradients), as_reals(weights)
         if 'value_fn' in extra:
-            extra = {**extra, 'grad': gradients, 'value_fn': loss_of_leaves(extra['value_fn'], self._weights)}
-        return super().tree_direction(gradients, weights, state, hp, extra)
+            loss = loss_of_leaves(extra['value_fn'], self._weights)
+            value_fn = lambda w: loss({key: from_working(x, dtypes[key]) for key, x in w.items()})  # noqa: E731
+            extra = {**extra, 'grad': gradients, 'value_fn': value_fn}
+        directions, state = super().tree_direction(gradients, weights, state, hp, extra)
+        return {key: from_working(d, dtypes[key]) for key, d in directions.items()}, state
+
+    def init_tree(self, weights: Leaves, hp: Hyperparameters) -> Any:
+        return super().init_tree(as_reals(weights), hp)
 
 
 def takes_weights(value_fn: Callable[..., Any]) -> bool:
