@@ -11,10 +11,10 @@ demo: $(VENV)/examples.stamp
 	$(BIN)/python examples/train_spiking_digits.py
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 torch: $(VENV)/test.stamp $(VENV)/dev.stamp  # the tests that compare with torch, live
-	$(BIN)/python -m pytest tests/test_torch.py tests/test_options.py tests/test_rules.py tests/test_schedules.py tests/test_conversion.py
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $$(grep -l torch tests/test_*.py)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

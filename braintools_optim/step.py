@@ -64,7 +64,7 @@ def init_memory(
     memory: Memory = {'step': jnp.zeros(len(weights), jnp.int32), 'skipped': jnp.zeros(2, jnp.int32)}
     if isinstance(rule, TreeRule):
         computed = {key: jnp.asarray(w, compute_dtype(w)) for key, w in weights.items()}
-        memory['tree'] = {group: rule.init_tree(computed, hp)}
+        memory['tree'] = {group: rule.init_tree(computed, hp) if computed else {}}
     for key, w in weights.items():
         for slot, value in first_slots(rule, w, hp, treatment).items():
             memory.setdefault(slot, {}).update({} if key in frozen else {key: value})

@@ -16,7 +16,8 @@ from schedule_table import DISTINCT
 import braintools_optim as bo
 from braintools_optim import files, rules
 
-HALF = 3  # of the steps; Lookahead goes back at the fifth
+HALF = 50  # of the steps
+TOLD_THE_LOSS = (rules.PolyakSGD, rules.SAM, rules.Sophia)
 Weights = dict[str, brainstate.ParamState]
 
 
@@ -34,7 +35,8 @@ def runs() -> Iterator[tuple[str, Run]]:
     for cls, options in {**optimizers, bo.OptaxOptimizer: {}}.items():
 
         def make(cls: Any = cls, options: Any = options) -> bo.Optimizer:
-            built: bo.Optimizer = cls(lr=bo.StepLR(0.1, 2, 0.5), grad_clip_norm=1.0, **options)
+            common = {'lr': bo.StepLR(0.1, 20, 0.5), 'grad_clip_norm': 1.0}
+            built: bo.Optimizer = cls(bo.Adam(**common)) if cls is rules.SAM else cls(**common, **options)
             return built
 
         yield cls.__name__, Run(make, 'ab')
@@ -78,8 +80,14 @@ def build(run: Run) -> tuple[bo.Optimizer, Weights]:
 
 
 def train(run: Run, optimizer: bo.Optimizer, weights: Weights, first: int, last: int) -> None:
+    def loss(t: Any) -> Any:
+        return -sum(jnp.sum(jnp.cos(3 * w.value.astype(float) + t)) for w in weights.values()) / 3
+
     def update(t: Any) -> None:
-        optimizer.update({k: jnp.sin(3 * w.value + t).astype(w.value.dtype) for k, w in weights.items()})
+        if isinstance(optimizer, TOLD_THE_LOSS):
+            optimizer.minimize(loss, t)
+        else:
+            optimizer.update({k: jnp.sin(3 * w.value + t).astype(w.value.dtype) for k, w in weights.items()})
 
     update = brainstate.transform.jit(update) if run.jit else update
     for t in range(first, last):

@@ -23,6 +23,9 @@ COPIES = {  # temporary memory, in weights
     # the step needs a slot as it was, and XLA copies it rather than write the new one last
     **dict.fromkeys((bo.ADOPT, bo.Lion, bo.Rprop), 1.0),
     **dict.fromkeys((bo.AdaBelief, bo.Adadelta, bo.Adan), 2.0),
+    **dict.fromkeys((bo.ScheduleFreeSGD, bo.ScheduleFreeAdamW), 3.0),
+    # products of matrices
+    **dict.fromkeys((bo.Muon, bo.SOAP), 8.0),
 }
 
 

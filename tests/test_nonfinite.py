@@ -15,10 +15,9 @@ from compiling import compilations
 
 import braintools_optim as bo
 from braintools_optim import rules
-from braintools_optim.rule import TreeRule
 
 START = {'w': np.array([[1.0, -2.0], [0.5, 3.0]]), 'b': np.array([0.5, -1.0])}
-SIMPLE = sorted(set(rules.__all__) - {'NAdam', 'Lookahead', 'LBFGS'})
+SIMPLE = sorted(set(rules.__all__) - {'NAdam', 'Lookahead', 'LBFGS', 'SAM', 'PolyakSGD', 'Sophia'})
 
 
 def build(name: str = 'Adam', **options: Any) -> tuple[bo.Optimizer, dict[str, brainstate.ParamState]]:
@@ -50,8 +49,6 @@ def assert_same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
 @pytest.mark.parametrize('name', SIMPLE)
 def test_ten_thousand_steps_with_bad_gradients_are_those_of_the_good_ones(name: str) -> None:
     """One in three is NaN or inf somewhere; under a schedule that follows the updates, too."""
-    if issubclass(getattr(rules, name), TreeRule):
-        pytest.skip('asks for more than a gradient')
     schedule = optax.linear_schedule(0.01, 0.001, 5000)
     (opt, states), (clean, others) = (
         build(name, lr=schedule, on_nonfinite='skip', max_consecutive_skips=10_000, grad_clip_norm=1.0)
@@ -71,8 +68,9 @@ def test_ten_thousand_steps_with_bad_gradients_are_those_of_the_good_ones(name: 
     arrays = jax.tree.map(jnp.asarray, (mixed, good, bad))
     brainstate.transform.for_loop(update, *arrays)
     assert int(opt.skipped_count) == bad.sum()
+    kept = jax.tree.leaves([opt.opt_state.value, [state.value for state in states.values()]])
+    assert all(jnp.isfinite(x).all() for x in kept)
     for one, other in zip(everything(opt, states), everything(clean, others), strict=True):
-        assert np.isfinite(one).all()
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-300)
 
 
@@ -269,10 +267,14 @@ def test_grokfast_adds_the_average_of_gradients() -> None:
 def test_shared_options_serve_every_rule(name: str) -> None:
     moved = []
     for options in ({}, {'cautious': True}, {'grokfast': 1.0}, {'state_dtype': 'float16'}):
+        if name.startswith('ScheduleFree') and options.keys() & {'cautious', 'state_dtype'}:
+            with pytest.raises(ValueError, match=r'Invalid (cautious|state_dtype)'):
+                build(name, **options)
+            continue
         opt, states = build(name, **options)
         with jax.disable_jit():
             for t in range(3):
                 opt.update(slopes(t))
         assert all(jnp.isfinite(state.value).all() for state in states.values())
         moved.append([state.value for state in states.values()])
-    np.testing.assert_allclose(moved[3][1], moved[0][1], atol=0.1)
+    np.testing.assert_allclose(moved[-1][1], moved[0][1], atol=0.5 if name.startswith('ScheduleFree') else 0.1)
