@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,19 +80,23 @@ def build(run: Run) -> tuple[bo.Optimizer, Weights]:
     return optimizer, weights
 
 
-def train(run: Run, optimizer: bo.Optimizer, weights: Weights, first: int, last: int) -> None:
-    def loss(t: Any) -> Any:
-        return -sum(jnp.sum(jnp.cos(3 * w.value.astype(float) + t)) for w in weights.values()) / 3
+@functools.cache
+def slopes(t: int) -> dict[str, Any]:
+    rng = np.random.default_rng(t)
+    dtypes = {'a': np.float32, 'b': jnp.bfloat16, 'c': np.float32}
+    return {name: jnp.asarray(rng.normal(size=(2, 2)), dtype) for name, dtype in dtypes.items()}
 
-    def update(t: Any) -> None:
-        if isinstance(optimizer, TOLD_THE_LOSS):
-            optimizer.minimize(loss, t)
-        else:
-            optimizer.update({k: jnp.sin(3 * w.value + t).astype(w.value.dtype) for k, w in weights.items()})
+
+def train(run: Run, optimizer: bo.Optimizer, weights: Weights, first: int, last: int) -> None:
+    def loss(slope: Any) -> Any:
+        return sum(jnp.sum((w.value - slope[name]) ** 2) for name, w in weights.items())
+
+    def update(slope: Any) -> None:
+        optimizer.minimize(loss, slope) if isinstance(optimizer, TOLD_THE_LOSS) else optimizer.update(slope)
 
     update = brainstate.transform.jit(update) if run.jit else update
     for t in range(first, last):
-        update(jnp.asarray(float(t)))
+        update({name: slopes(t)[name] for name in weights})
         if not isinstance(optimizer.lr, bo.OptaxSchedule):
             optimizer.lr.step(*[1.0] * isinstance(optimizer.lr, bo.ReduceLROnPlateau))
 
