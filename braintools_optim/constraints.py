@@ -131,6 +131,7 @@ def simplex(axis: int | None = None) -> Constraint:
             return w
         w = to_working(w)  # sums of half precision are short of digits
         rows = w.reshape(1, -1) if axis is None else jnp.moveaxis(w, axis, -1).reshape(-1, w.shape[axis])
+        rows = rows - jnp.max(rows, axis=1, keepdims=True)  # which changes nothing but the digits that are left
         projected: Array = jax.vmap(projections.projection_simplex)(rows)
         if axis is None:
             return projected.reshape(w.shape)

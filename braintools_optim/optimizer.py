@@ -269,7 +269,6 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
 
             grad: Any = brainstate.transform.grad(loss_of, self.param_states.to_pytree(), has_aux=True)
             grads, results = grad()
-            grads = jax.tree.map(jnp.conj, grads)  # jax's derivative by a complex number is the conjugate of the slope
             self._update_knowing(grads, results[0], lambda: loss_of()[1][0])
             return tuple(results) if has_aux else results[0]
 

@@ -258,7 +258,8 @@ class Lookahead(OptaxOptimizer):
     ) -> tuple[dict[str, Array], Any]:
         backward, fast = super().tree_direction(gradients, weights, state['fast'], hp, extra)
         sync, lr = updates(hp) % self.sync_period == 0, jnp.where(hp.lr == 0, 1.0, hp.lr)
-        slow = {k: s + self.alpha * (weights[k] - hp.lr * backward[k] - s) for k, s in state['slow'].items()}
+        ahead = {k: weights[k] - hp.lr * backward[k] - s for k, s in state['slow'].items()}
+        slow = {k: (s + self.alpha * ahead[k]).astype(s.dtype) for k, s in state['slow'].items()}
         back = {k: jnp.where(sync, (weights[k] - slow[k]) / lr, d) for k, d in backward.items()}
         return back, {'slow': {k: jnp.where(sync, slow[k], s) for k, s in state['slow'].items()}, 'fast': fast}
 
