@@ -38,7 +38,7 @@ NUMBERS = {  # those whose default does not tell; whether they may be None
     'grokfast': True, 'loss_scale': True, 'beta1': True, 'beta2': True, 'total_steps': True, 'epochs': True,
     'step_size_down': True, 'end_value': True,
 }  # fmt: skip
-SIGNED = {'decay_rate'}  # Adafactor's may be below 0, as optax writes it
+SIGNED = {'decay_rate', 'f_min', 'ns_coefficients'}  # may be below 0
 
 
 def wrong_values(name: str, default: Any) -> Iterator[Any]:
@@ -48,7 +48,9 @@ def wrong_values(name: str, default: Any) -> Iterator[Any]:
     elif isinstance(default, tuple) and name != 'milestones':
         yield from (default[:-1], 'x', None, 0.5)
         for i in range(len(default)):
-            yield from ((*default[:i], wrong, *default[i + 1 :]) for wrong in (NAN, 'x', -1.0))
+            yield from (
+                (*default[:i], wrong, *default[i + 1 :]) for wrong in (NAN, 'x', *([] if name in SIGNED else [-1.0]))
+            )
     elif name in NUMBERS or (isinstance(default, (int, float)) and not isinstance(default, bool)):
         yield from (NAN, 'x', {}, 1j, jnp.ones((1, 2)), 1 * u.mV)
         yield from () if name in SIGNED else (-2,)
