@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import brainstate
@@ -79,6 +79,7 @@ def load_state_dict(
         raise ValueError('register_trainable_weights must be called before load_state_dict.')
     refuse_inside(optimizer, 'A checkpoint')
     check_format(state_dict)
+    check_form(state_dict)
     old_names = names_there(state_dict['weights'], optimizer.weight_names, rename or {})
     state = with_names(state_dict, {old: new for new, old in old_names.items()})
     problems = [f'{what}: {there!r} there, {here!r} here' for what, there, here in differences(optimizer, state)]
@@ -139,6 +140,30 @@ def check_format(state: Any) -> None:
     elif isinstance(state, tuple):
         hint = " If it is optax's, load_optax_state(state) takes it."
     raise ValueError(f'Invalid format={found!r} of a state_dict. Must be {FORMAT}: one of this library.{hint}')
+
+
+def check_form(state: Mapping[str, Any]) -> None:
+    """Refuse what is no state_dict, before anything is compared."""
+    kinds: list[tuple[str, Any, type]] = [
+        ('base_lrs', state['base_lrs'], Sequence),
+        ('param_groups', state['param_groups'], Sequence),
+        ('opt_state', state['opt_state'], Mapping),
+        ('states', state['states'], Mapping),
+        ('weights', state['weights'], Mapping),
+    ]
+    if isinstance(state['states'], Mapping):
+        kinds += [(f'states.{name}', arrays, Mapping) for name, arrays in state['states'].items()]
+    if isinstance(state['param_groups'], Sequence):
+        for i, group in enumerate(state['param_groups']):
+            kinds.append((f'param_groups.{i}', group, Mapping))
+            if isinstance(group, Mapping):
+                kinds += [(f'param_groups.{i}.{name}', group.get(name), Sequence) for name in ('params', 'own')]
+    for name, value, kind in kinds:
+        if not isinstance(value, kind) or isinstance(value, str):
+            raise ValueError(f'Invalid {name}={value!r} of a state_dict. Must be a {kind.__name__.lower()}.')
+    for i, group in enumerate(state['param_groups']):
+        if unknown := [name for name in group['params'] if name not in state['weights']]:
+            raise ValueError(f'Invalid param_groups.{i}.params={unknown!r} of a state_dict. Must be among its weights.')
 
 
 def named_states(optimizer: Optimizer) -> dict[str, brainstate.State]:

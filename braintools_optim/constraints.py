@@ -9,8 +9,10 @@ from typing import Any
 import brainunit
 import jax
 import jax.numpy as jnp
+import numpy as np
 from optax import projections
 
+from braintools_optim.precision import to_working
 from braintools_optim.selection import Predicate, matches
 
 __all__ = ['Constraint', 'bound', 'box', 'keep_sign', 'keep_zeros', 'non_negative', 'simplex', 'unit_norm']
@@ -59,7 +61,7 @@ def check_projection(constraint: Constraint, name: str, w: Any, unit: Any) -> No
         result = jax.eval_shape(lambda w: constraint.project(w, constraint.begin(w, unit)), w)
     except (TypeError, ValueError) as error:
         raise type(error)(f'Invalid constraint of {name}, of shape {list(jnp.shape(w))}: {error}') from error
-    if jnp.shape(result) != jnp.shape(w):
+    if getattr(result, 'shape', None) != jnp.shape(w):
         raise ValueError(f'Invalid constraint of {name}, of shape {list(jnp.shape(w))}: it makes {result}.')
 
 
@@ -97,8 +99,14 @@ def box(lower: Any = None, upper: Any = None) -> Constraint:
         )
         return low, high
 
-    if lower is not None and upper is not None and brainunit.math.any(lower > upper):
-        raise ValueError(f'Invalid lower={lower} of a box. Must be at most upper={upper}.')
+    for name, end in (('lower', lower), ('upper', upper)):
+        if end is not None and not is_real(end):
+            raise TypeError(f'Invalid {name}={end!r} of a box. Must be a number, an array or a Quantity, without NaN.')
+    if lower is not None and upper is not None:
+        if brainunit.get_dim(lower) != brainunit.get_dim(upper):
+            raise ValueError(f'Invalid lower={lower} of a box. Must have the dimension of upper={upper}.')
+        if brainunit.math.any(lower > upper):
+            raise ValueError(f'Invalid lower={lower} of a box. Must be at most upper={upper}.')
     return Constraint(lambda w, bounds: jnp.clip(w, *bounds), begin)
 
 
@@ -106,6 +114,9 @@ def unit_norm(axis: Axis = None) -> Constraint:
     """2-norm 1, of the whole weight or along ``axis``; zeros stay."""
 
     def project(w: Array, _: Any) -> Array:
+        w = to_working(w)  # the squares of half precision soon overflow
+        largest = jnp.max(jnp.abs(w), axis, keepdims=True, initial=0)
+        w = w / jnp.where(largest == 0, 1, largest)
         norm = jnp.sqrt(jnp.sum(w * w, axis, keepdims=True))
         return w / jnp.where(norm == 0, 1, norm)
 
@@ -116,7 +127,11 @@ def simplex(axis: int | None = None) -> Constraint:
     """Entries at least 0 that sum to 1, of the whole weight or along ``axis``."""
 
     def project(w: Array, _: Any) -> Array:
+        if w.size == 0:
+            return w
+        w = to_working(w)  # sums of half precision are short of digits
         rows = w.reshape(1, -1) if axis is None else jnp.moveaxis(w, axis, -1).reshape(-1, w.shape[axis])
+        rows = rows - jnp.max(rows, axis=1, keepdims=True)  # which changes nothing but the digits that are left
         projected: Array = jax.vmap(projections.projection_simplex)(rows)
         if axis is None:
             return projected.reshape(w.shape)
@@ -127,6 +142,9 @@ def simplex(axis: int | None = None) -> Constraint:
 
 def keep_sign(sign: Any = None) -> Constraint:
     """Dale's law: each entry keeps the sign that it has at registration, or that of ``sign``; a zero stays zero."""
+
+    if sign is not None and not is_real(sign):
+        raise TypeError(f'Invalid sign={sign!r}. Must be a number or an array, without NaN.')
 
     def begin(w: Array, unit: Any) -> Array:
         return jnp.broadcast_to(jnp.sign(jnp.asarray(w if sign is None else sign, w.dtype)), w.shape)
@@ -141,6 +159,12 @@ def keep_zeros(mask: Any = None) -> Constraint:
         return jnp.broadcast_to(jnp.asarray(w if mask is None else mask) != 0, w.shape)
 
     return Constraint(lambda w, mask: jnp.where(mask, w, 0), begin)
+
+
+def is_real(x: Any) -> bool:
+    """Whether this is a real number, an array of them, with a unit or without, and none is NaN."""
+    array = np.asarray(brainunit.get_mantissa(x))
+    return (array.dtype.kind in 'biu' or jnp.issubdtype(array.dtype, jnp.floating)) and not np.isnan(array).any()
 
 
 def mantissa_in(bound: Any, unit: Any) -> Any:

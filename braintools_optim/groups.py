@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from braintools_optim.options import MissingKeyError
 from braintools_optim.selection import Predicate, selected
 
 if TYPE_CHECKING:
@@ -53,13 +54,16 @@ class ParamGroup(MutableMapping[str, Any]):
             return GroupRate(self._optimizer, self._index)
         if name == 'params':
             return self._optimizer._groups[self._index].params
-        return self._options()[name]
+        options = self._options()
+        if name not in options:
+            raise MissingKeyError(f'{name!r} is no option of a group. Must be among {sorted(options)}.')
+        return options[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name == 'lr':
             self['lr'].value = value
         elif name == 'params':
-            raise KeyError("The 'params' of a group are fixed; add_param_group adds weights.")
+            raise MissingKeyError("The 'params' of a group are fixed; add_param_group adds weights.")
         else:
             self._optimizer.settings.set(name, value, self._index, self._optimizer._check_change)
 

@@ -31,9 +31,12 @@ def first_metrics(groups: int) -> Metrics:
     }
 
 
-def next_metrics(before: Metrics, seen: Metrics, rates: Sequence[Array], skipped: Array, count: Array) -> Metrics:
-    """After an update, the ``count``-th; ``seen`` is what the step reports."""
+def next_metrics(
+    before: Metrics, seen: Metrics, rates: Sequence[Array], skipped: Array, count: Array, finite: Array | None
+) -> Metrics:
+    """After an update, the ``count``-th; ``seen`` is what the step reports. One that was skipped is not counted."""
     share = seen['clipped'] - before['clipped_fraction']
+    share = share if finite is None else jnp.where(finite, share, 0)
     after = {
         'lr': jnp.stack(rates),
         'grad_norm': seen['grad_norm'],

@@ -16,6 +16,7 @@ from brainstate.graph import Node
 from jax.core import Tracer
 
 from braintools_optim import checkpoint, conversion, evaluation
+from braintools_optim.attributes import OptimizerMeta, admitted
 from braintools_optim.diagnosis import Diagnosis
 from braintools_optim.donation import donating
 from braintools_optim.groups import Group, ParamGroup, divided
@@ -28,7 +29,7 @@ from braintools_optim.registration import add_groups, set_frozen
 from braintools_optim.rule import Rule, TreeRule
 from braintools_optim.selection import Predicate
 from braintools_optim.settings import OptimState, Settings
-from braintools_optim.shared_options import FIXED, OF_ALL, SHARED
+from braintools_optim.shared_options import FIXED, OF_ALL, SHARED, check_fixed
 from braintools_optim.signatures import constructor_arguments, constructor_signature, given
 from braintools_optim.step import Memory, first_slots, step
 from braintools_optim.summary import summary
@@ -38,7 +39,7 @@ from braintools_optim.weights import Scales, UniqueStateManager, Weights, inside
 __all__ = ['LearningRate', 'Optimizer', 'given']
 
 
-class Optimizer(Rule, Scheduled, Node):
+class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
     r"""Base of all optimizers: everything but the rule.
 
     One update clips the gradients by their global norm, then by value, adds ``weight_decay`` times
@@ -111,6 +112,7 @@ class Optimizer(Rule, Scheduled, Node):
     """
 
     __signature__: ClassVar[inspect.Signature]
+    graph_invisible_attrs = ('_is_built',)  # so that brainstate does not copy it
     donate_weights: bool = False
     """Whether an update outside ``jit`` may reuse the weights' buffers: arrays got from ``w.value`` before are lost."""
 
@@ -134,8 +136,7 @@ class Optimizer(Rule, Scheduled, Node):
         options = SHARED | options
         shared = {'grad_clip_norm': grad_clip_norm, 'grad_clip_value': grad_clip_value}
         shared |= {name: options.pop(name) for name in OF_ALL}
-        if not isinstance(options['loss_scale'], DynamicLossScale):
-            options['loss_scale'] = validate('loss_scale', options['loss_scale'])
+        check_fixed(options)
         for name in FIXED.keys() - {'metrics'}:
             setattr(self, name, options[name])
         defaults = {
@@ -271,6 +272,8 @@ class Optimizer(Rule, Scheduled, Node):
             self._update_knowing(grads, results[0], lambda: loss_of()[1][0])
             return tuple(results) if has_aux else results[0]
 
+        if not callable(loss_fn):
+            raise TypeError(f'Invalid loss_fn={loss_fn!r}. Must be callable.')
         if self.opt_state is None:
             raise ValueError('register_trainable_weights must be called before minimize.')
         evaluation.refuse_inside(self, 'An update')
@@ -293,8 +296,13 @@ class Optimizer(Rule, Scheduled, Node):
         if self.opt_state is None:
             raise ValueError('register_trainable_weights must be called before step.')
         evaluation.refuse_inside(self, 'An update')
+        if type(partial) is not bool:
+            raise TypeError(f'Invalid partial={partial!r}. Must be a bool.')
+        self._check_extra(extra)
         functions = tuple((name, value) for name, value in extra.items() if callable(value))
-        if functions and not inside_transformation():  # brainstate's jit follows the States that they read
+        interpreted: bool = jax.config.jax_disable_jit  # type: ignore[attr-defined]
+        if functions and not (interpreted or inside_transformation()):
+            # brainstate's jit follows the States that they read
             arrays = {name: value for name, value in extra.items() if not callable(value)}
             self._jit(
                 (functions, loss_unit, partial),
@@ -309,6 +317,8 @@ class Optimizer(Rule, Scheduled, Node):
         settings = (options, self.settings.positions, self.step_count.value)
         scaling = self.loss_scale if loss_scale is None else validate('loss_scale', loss_scale)
         dynamic = scaling if isinstance(scaling, DynamicLossScale) else None
+        if dynamic is None and scaling is not None:
+            scaling = jnp.asarray(scaling, jnp.result_type(float))
         report = {'loss_scale': scaling if dynamic is None else dynamic.state.value}
         if self.metrics_state is not None:
             report['metrics'] = self.metrics_state.value
@@ -319,12 +329,15 @@ class Optimizer(Rule, Scheduled, Node):
         self.opt_state.value = memory
         self.step_count.value = count
         self._weights.write(leaves)
-        if self.metrics_state is not None:
-            self.metrics_state.value = report['metrics']
         if dynamic is not None:
             dynamic.state.value = report['loss_scale']
         elif options['shared'].on_nonfinite == 'raise':
             self._raise_unless(report['finite'], grads)
+        if self.metrics_state is not None:
+            self.metrics_state.value = report['metrics']
+
+    def _check_extra(self, extra: Mapping[str, Any]) -> None:
+        """Refuse what an update cannot be told besides the gradients."""
 
     def _raise_unless(self, finite: Any, grads: Any) -> None:
         if inside_transformation():
@@ -385,7 +398,8 @@ class Optimizer(Rule, Scheduled, Node):
             after['loss_scale'] = self.loss_scale.after(scaling, new.finite)
         if self.metrics_state is not None:
             rates = [hp.lr for _, hp in groups]
-            after['metrics'] = next_metrics(report['metrics'], new.metrics, rates, new.memory['skipped'][0], count)
+            skipped = new.memory['skipped'][0]
+            after['metrics'] = next_metrics(report['metrics'], new.metrics, rates, skipped, count, new.finite)
         return new.memory, [new.weights[key] for key in keys], count, after
 
     def _check_norm(self, shared: Hyperparameters) -> None:
@@ -440,7 +454,7 @@ class Optimizer(Rule, Scheduled, Node):
         elif name in self.__dict__ and name in inspect.signature(type(self)).parameters:
             raise ValueError(f'{name} of {type(self).__name__} is fixed. Build another optimizer.')
         else:
-            super().__setattr__(name, value)
+            super().__setattr__(name, admitted(self, name, value) if '_is_built' in self.__dict__ else value)
 
     def _admit(self, options: Hyperparameters) -> None:
         """Refuse options that do not go together; what is traced is not known."""

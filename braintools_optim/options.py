@@ -16,6 +16,7 @@ from jax.core import Tracer
 __all__ = [
     'Decay',
     'Hyperparameters',
+    'MissingKeyError',
     'as_number',
     'from_leaf',
     'is_flag',
@@ -25,6 +26,13 @@ __all__ = [
 ]
 
 Array = jax.Array
+
+
+class MissingKeyError(KeyError):
+    """A ``KeyError`` that prints its message, not the message in quotes."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Decay(NamedTuple):
@@ -86,6 +94,7 @@ class Range:
 
 AT_LEAST_ZERO = Range(0, high_open=True)
 POSITIVE = Range(0, low_open=True)
+POSITIVE_AND_FINITE = Range(0, low_open=True, high_open=True)
 AT_LEAST_ONE = Range(1)
 UNIT = Range(0, 1)
 BELOW_ONE = Range(0, 1, high_open=True)
@@ -110,10 +119,10 @@ RANGES = {
     'initial_accumulator_value': AT_LEAST_ZERO,
     'lambd': AT_LEAST_ZERO,
     't0': Range(0),
-    'etas': POSITIVE,
+    'etas': POSITIVE_AND_FINITE,
     'step_sizes': Range(0),
     'clip_threshold': POSITIVE,
-    'trust_coefficient': POSITIVE,
+    'trust_coefficient': POSITIVE_AND_FINITE,
     'mixing': AT_LEAST_ZERO,
     'mixing_warmup': AT_LEAST_ZERO,
     'beta3_warmup': AT_LEAST_ZERO,
@@ -175,15 +184,20 @@ RANGES = {
     'threshold': AT_LEAST_ZERO,
     'last_epoch': Range(-1),
     'epoch': AT_LEAST_ZERO,
-    'grokfast': POSITIVE,
+    'grokfast': POSITIVE_AND_FINITE,
     'grokfast_decay': BELOW_ONE,
     'grad_clip_adaptive': POSITIVE,
     'max_consecutive_skips': AT_LEAST_ONE,
-    'loss_scale': POSITIVE,
-    'init_scale': POSITIVE,
-    'growth_factor': AT_LEAST_ONE,
+    'loss_scale': POSITIVE_AND_FINITE,
+    'init_scale': POSITIVE_AND_FINITE,
+    'growth_factor': Range(1, high_open=True),
     'backoff_factor': Range(0, 1, low_open=True, high_open=True),
     'growth_interval': AT_LEAST_ONE,
+    'num_bad_epochs': AT_LEAST_ZERO,
+    'cooldown_counter': AT_LEAST_ZERO,
+    'reduction': AT_LEAST_ZERO,
+    'memory_size': AT_LEAST_ONE,
+    'sync_period': AT_LEAST_ONE,
 }
 INTEGERS = {
     'step_size',
@@ -210,6 +224,10 @@ INTEGERS = {
     'ns_steps',
     'precondition_frequency',
     'max_precondition_dim',
+    'num_bad_epochs',
+    'cooldown_counter',
+    'memory_size',
+    'sync_period',
 }
 OPTIONAL = {'grad_clip_norm', 'grad_clip_value', 'grad_clip_adaptive', 'grokfast', 'loss_scale'}
 OPTIONAL |= {'beta1', 'beta3', 'init_eta', 'adamw_lr', 'shampoo_beta'}
@@ -223,6 +241,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     'adjust_lr_fn': (None, 'original', 'match_rms_adamw'),
 }
 OFF_AT_ZERO = {'weight_decay'}  # None for a compiled step while they are 0: reading a weight costs time
+ANY = Range(-math.inf)
 ANY_FINITE = Range(-math.inf, math.inf, low_open=True, high_open=True)
 
 
@@ -231,11 +250,11 @@ def is_flag(value: Any) -> bool:
     return value is None or isinstance(value, (bool, str))
 
 
-def validate(name: str, value: Any, like: Any = 0.0, label: str = '') -> Any:
+def validate(name: str, value: Any, like: Any = 0.0, label: str = '', allowed: Range | None = None) -> Any:
     """``value`` as a Python number, a tuple of them or a flag; an error unless it is allowed.
 
     ``like`` is a value of the right kind: a flag stays a flag and a number a number. ``label`` is the name
-    that an error tells, if that is another.
+    that an error tells, if that is another; ``allowed`` the range, if it is not that of ``RANGES``.
     """
     if value is None and name in OPTIONAL:
         return None
@@ -249,7 +268,7 @@ def validate(name: str, value: Any, like: Any = 0.0, label: str = '') -> Any:
         return value
     if name in PAIRS or isinstance(like, tuple):
         return _validate_tuple(name, value, len(like) if isinstance(like, tuple) else 2)
-    return _validate_number(name, label or name, value)
+    return _validate_number(name, label or name, value, allowed)
 
 
 def _validate_tuple(name: str, value: Any, length: int) -> tuple[Any, ...]:
@@ -258,7 +277,7 @@ def _validate_tuple(name: str, value: Any, length: int) -> tuple[Any, ...]:
     return tuple(_validate_number(name, f'{name}[{i}]', v) for i, v in enumerate(value))
 
 
-def _validate_number(name: str, label: str, value: Any) -> Any:
+def _validate_number(name: str, label: str, value: Any, allowed: Range | None = None) -> Any:
     if isinstance(value, Tracer):
         return value
     shown = repr(value) if len(repr(value)) < 80 else f'{repr(value)[:60]}...'
@@ -271,10 +290,11 @@ def _validate_number(name: str, label: str, value: Any) -> Any:
         raise TypeError(f'Invalid {label}={shown}. Must be a number.') from None
     if name in INTEGERS and not float(number).is_integer():
         raise TypeError(f'Invalid {label}={shown}. Must be an integer.')
-    allowed = RANGES.get(name, ANY_FINITE)
+    allowed = allowed or RANGES.get(name, ANY_FINITE)
     if number not in allowed:
         meaning = ' (learning rate)' if name == 'lr' else ''
-        raise ValueError(f'Invalid {label}={shown}{meaning}. Must be {allowed}.')
+        finite = 'finite and ' if number == math.inf and allowed.low < number else ''
+        raise ValueError(f'Invalid {label}={shown}{meaning}. Must be {finite}{allowed}.')
     return number
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Mapping, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from braintools_optim.evaluation import refuse_inside
 from braintools_optim.groups import Group
 from braintools_optim.metrics import first_metrics
 from braintools_optim.options import Hyperparameters
-from braintools_optim.selection import Predicate, selected
+from braintools_optim.selection import Predicate, check_predicate, selected
 from braintools_optim.settings import OptimState
 from braintools_optim.step import NOT_SLOTS, Memory, init_memory, merge_memory
 from braintools_optim.treatment import Treatment
@@ -65,6 +66,12 @@ def add_groups(optimizer: Optimizer, weights: Weights, groups: list[Group], over
 def treated(optimizer: Optimizer, fresh: Mapping[str, Any]) -> Treatment:
     """The treatment of an optimizer's weights and of further ones."""
     old, units = optimizer._treatment, {key: brainunit.get_unit(w) for key, w in fresh.items()}
+    patterns = [(f'constraints[{p!r}]', p) for p in optimizer.constraints or {}] + [
+        (f'no_decay={optimizer.no_decay!r}', optimizer.no_decay)
+    ]
+    for option, pattern in patterns:
+        if isinstance(pattern, str) and not selected(pattern, {**optimizer._weights.named(), **fresh}):
+            warnings.warn(f'No weight is chosen by {option}. There are: {", ".join(fresh)}.', stacklevel=4)
     excluded = [] if optimizer.no_decay is None else selected(optimizer.no_decay, fresh)
     constraints = {**old.constraints, **bound(optimizer.constraints or {}, fresh)}
     scales = {**old.norm_scales, **norm_scales(units, optimizer.norm_unit)}
@@ -89,6 +96,7 @@ def set_frozen(optimizer: Optimizer, predicate: Predicate, freezing: bool) -> No
     """Leave weights as they are from now on, or no longer; what was never updated has no memory meanwhile."""
     if inside_transformation():
         raise ValueError('Weights cannot be frozen inside a transformation: it decides what is compiled.')
+    check_predicate(predicate)
     named = optimizer._weights.named()
     names = selected(predicate, named)
     if named and not names:

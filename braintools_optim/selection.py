@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-__all__ = ['Predicate', 'matches', 'selected', 'usual_exclusions']
+import numpy as np
+
+__all__ = ['Predicate', 'check_predicate', 'matches', 'selected', 'usual_exclusions']
 
 Predicate = str | Callable[[str, Any], bool]
 """A pattern for the last parts of a dotted name (``'bias'``, ``'layers.*.weight'``), or ``(name, weight) -> bool``."""
@@ -19,11 +21,19 @@ NOT_SYNAPTIC = re.compile(
 
 def matches(predicate: Predicate, name: str, weight: Any) -> bool:
     """Whether a weight is meant."""
+    check_predicate(predicate)
     if isinstance(predicate, str):
         return fnmatchcase(name, predicate) or fnmatchcase(name, f'*.{predicate}')
-    if not callable(predicate):
+    answer = predicate(name, weight)
+    if np.ndim(answer):
+        raise TypeError(f'Invalid predicate {predicate!r}. Must return True or False; for {name} it is {answer!r}.')
+    return bool(answer)
+
+
+def check_predicate(predicate: Any) -> None:
+    """Refuse what cannot choose weights."""
+    if not isinstance(predicate, str) and not callable(predicate):
         raise TypeError(f'Invalid predicate {predicate!r}. Must be a pattern for names or a function (name, weight).')
-    return bool(predicate(name, weight))
 
 
 def selected(predicate: Predicate, weights: Mapping[str, Any]) -> list[str]:

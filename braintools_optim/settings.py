@@ -9,7 +9,7 @@ import brainstate
 from brainstate.graph import Node
 from jax.core import Tracer
 
-from braintools_optim.options import Decay, Hyperparameters, as_number, is_on, to_leaf, validate
+from braintools_optim.options import Decay, Hyperparameters, MissingKeyError, as_number, is_on, to_leaf, validate
 from braintools_optim.schedulers.base import LRScheduler
 from braintools_optim.schedulers.function import OptaxSchedule, as_scheduler
 from braintools_optim.weights import inside_transformation
@@ -114,7 +114,7 @@ class Settings(Node):
         """Change an option, of one group or of all that have not their own, from the next update on."""
         values, part = self.values.value, self.find(name)
         if part is None or (part == 'shared' and group is not None):
-            raise KeyError(f'{name!r} is no option. Must be among {sorted(values["defaults"].values())}.')
+            raise MissingKeyError(f'{name!r} is no option. Must be among {sorted(values["defaults"].values())}.')
         options, schedules = split({name: value}, values[part].plain().values())
 
         def changed(hp: Hyperparameters) -> Hyperparameters:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from braintools_optim.constraints import Constraint
+from braintools_optim.constraints import Constraint, as_constraint
 from braintools_optim.loss_scale import DynamicLossScale
-from braintools_optim.selection import Predicate
+from braintools_optim.options import validate
+from braintools_optim.selection import Predicate, check_predicate
+from braintools_optim.units import norm_scales
 
-__all__ = ['FIXED', 'OF_ALL', 'OF_GROUPS', 'SHARED', 'SharedOptions']
+__all__ = ['FIXED', 'OF_ALL', 'OF_GROUPS', 'SHARED', 'SharedOptions', 'check_fixed']
 
 
 class SharedOptions(TypedDict, total=False):
@@ -59,3 +61,24 @@ FIXED: dict[str, Any] = {
 """Those that cannot be assigned: they decide what is remembered of which weight."""
 
 SHARED = OF_GROUPS | OF_ALL | FIXED
+
+
+def check_fixed(options: Mapping[str, Any]) -> None:
+    """Refuse options that cannot be assigned and are not of their kind."""
+    for name in ('master_weights', 'metrics'):
+        validate(name, options[name], like=False)
+    for name in ('groups', 'constraints'):
+        if options[name] is not None and not isinstance(options[name], Mapping):
+            raise TypeError(f'Invalid {name}={options[name]!r}. Must be a dict whose keys choose weights.')
+        for predicate in options[name] or {}:
+            check_predicate(predicate)
+    for predicate, own in (options['groups'] or {}).items():
+        if not isinstance(own, Mapping):
+            raise TypeError(f'Invalid groups[{predicate!r}]={own!r}. Must be a dict of options.')
+    for constraint in (options['constraints'] or {}).values():
+        as_constraint(constraint)
+    if options['no_decay'] is not None:
+        check_predicate(options['no_decay'])
+    norm_scales({}, options['norm_unit'])
+    if not isinstance(options['loss_scale'], DynamicLossScale):
+        validate('loss_scale', options['loss_scale'])

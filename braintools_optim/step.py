@@ -176,7 +176,7 @@ def step(
             metrics['update_ratio'].append(jnp.where(size > 0, changed / jnp.where(size > 0, size, 1), 0))
         new_weights |= new
     new_memory['step'] = counts if finite is None else jnp.where(finite, counts, memory['step'])
-    if finite is not None:
+    if finite is not None and (skip_nonfinite or shared.on_nonfinite == 'skip'):  # one that raises changes nothing
         total, consecutive = memory['skipped']
         new_memory['skipped'] = jnp.stack([total + ~finite, jnp.where(finite, 0, consecutive + 1)])
     return Outcome(new_weights, new_memory, finite, metrics)

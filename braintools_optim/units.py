@@ -56,9 +56,12 @@ def norm_scales(units: Mapping[str, Any], norm_unit: Any) -> dict[str, float]:
 
     The gradient is as if the weight had been written in that unit of ``norm_unit`` which has its dimension.
     """
-    if norm_unit is None or norm_unit == 'own':
+    if norm_unit is None or (isinstance(norm_unit, str) and norm_unit == 'own'):
         return {}
-    chosen = {unit.dim: unit for unit in (norm_unit if isinstance(norm_unit, (list, tuple)) else [norm_unit])}
+    listed: Any = norm_unit if isinstance(norm_unit, (list, tuple)) else [norm_unit]
+    if not all(isinstance(unit, brainunit.Unit) for unit in listed):
+        raise TypeError(f"Invalid norm_unit={norm_unit!r}. Must be 'own' or brainunit.Units.")
+    chosen = {unit.dim: unit for unit in listed}
     without = [f'{name} ({unit})' for name, unit in units.items() if unit.dim not in chosen]
     if without:
         raise ValueError(f'Invalid norm_unit={norm_unit!r}. Must have the dimensions of all weights: {without}.')

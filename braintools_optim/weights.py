@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from brainstate._state import TRACE_CONTEXT  # there is no public name for "is a transformation active?"
 
+from braintools_optim.options import MissingKeyError
 from braintools_optim.units import gradient_scales, is_quantity
 
 __all__ = ['UniqueStateManager', 'Weights', 'flatten_states', 'inside_transformation']
@@ -164,6 +165,9 @@ class Weights:
                 added[id(state)] = names
                 new._layouts.append((state, jax.tree.structure(state.value), names))
             new._names[path] = id(state)
+        for path in new._names:
+            if inside := next((path[:i] for i in range(len(path)) if path[:i] in new._names), None):
+                raise ValueError(f'The name {show(path)} lies inside {show(inside)}, which is another weight.')
         if not added and not skip_known:
             raise ValueError('There are no weights to register.')
         new.manager.merge_with(self.manager.to_pytree()).merge_with(states)
@@ -241,6 +245,8 @@ class Weights:
 
         Gradients whose structure has been seen before, which is nearly always, are only reordered.
         """
+        if loss_unit is not None and not isinstance(loss_unit, brainunit.Unit):
+            raise TypeError(f'Invalid loss_unit={loss_unit!r}. Must be a brainunit.Unit.')
         leaves, structure = jax.tree.flatten(gradients)
         seen = structure, loss_unit, partial, frozen
         if seen not in self._orders:
@@ -277,9 +283,10 @@ class Weights:
                 leaves |= self._leaves_of(found[id(state)], state, structure, names, partial)
         missing = [key for key in self.keys if key not in leaves and key not in frozen]
         problems = [f'missing or None: {", ".join(missing)}'] if missing and not partial else []
-        problems += [f'not registered: {", ".join(unknown)}'] if unknown and not partial else []
+        if unknown and (not partial or not leaves):  # of a part, at least one is to be known
+            problems.append(f'not registered: {", ".join(unknown)}')
         if problems:
-            raise KeyError('Gradients must be those of the registered weights. ' + '; '.join(problems))
+            raise MissingKeyError('Gradients must be those of the registered weights. ' + '; '.join(problems))
         return leaves
 
     def _leaves_of(
@@ -302,7 +309,10 @@ def leaf_names(path: Path, value: Any) -> list[str]:
     names = []
     for inner, leaf in jax.tree_util.tree_flatten_with_path(value, is_leaf=is_quantity)[0]:
         name = '.'.join(filter(None, [*map(str, path), jax.tree_util.keystr(inner, simple=True, separator='.')]))
-        dtype = jnp.result_type(brainunit.get_mantissa(leaf))
+        try:
+            dtype = jnp.asarray(brainunit.get_mantissa(leaf)).dtype
+        except (TypeError, ValueError):
+            raise TypeError(f'The weight {name} is {type(leaf).__name__}. Must be an array.') from None
         if not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(f'The weight {name} is {dtype}. Only floating-point and complex weights can be trained.')
         names.append(name)

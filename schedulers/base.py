@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from brainstate import LongTermState
 from brainstate.graph import Node
 
-from braintools_optim.options import as_number, validate
+from braintools_optim.options import AT_LEAST_ZERO, MissingKeyError, as_number, validate
 from braintools_optim.signatures import constructor_signature
 
 __all__ = ['LRScheduler', 'Position', 'as_epoch', 'as_float', 'entry']
@@ -164,11 +164,24 @@ class LRScheduler(Node):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go to where :meth:`state_dict` was taken."""
+        for name, value in self.read_state(state_dict).items():
+            getattr(self, name).value = value
+
+    def read_state(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of the States by name; an error if one is missing or no such value."""
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f'Invalid state_dict={state_dict!r} of a {type(self).__name__}. Must be a mapping.')
         if missing := self.state_dict().keys() - state_dict.keys() - {'manual', 'current_lrs'}:
-            raise KeyError(f'The state_dict of a {type(self).__name__} must have {sorted(missing)}.')
+            raise MissingKeyError(f'The state_dict of a {type(self).__name__} must have {sorted(missing)}.')
         manual = state_dict.get('manual', {'rate': 1.0, 'reference': 1.0})
-        self.last_epoch.value = jnp.asarray(validate('last_epoch', state_dict['last_epoch']), jnp.int32)
-        self.manual.value = {name: as_float(manual[name]) for name in ('rate', 'reference')}
+        if not isinstance(manual, Mapping) or manual.keys() != {'rate', 'reference'}:
+            raise ValueError(f"Invalid manual={manual!r} of a state_dict. Must have 'rate' and 'reference'.")
+        epoch = max(validate('last_epoch', state_dict['last_epoch']), 0)
+        numbers = {name: validate(name, value, allowed=AT_LEAST_ZERO) for name, value in manual.items()}
+        return {
+            'last_epoch': jnp.asarray(epoch, jnp.int32),
+            'manual': {name: as_float(numbers[name]) for name in ('rate', 'reference')},
+        }
 
     def attach_optimizer(self, optimizer: Any) -> None:
         """Make ``optimizer`` follow this schedule."""

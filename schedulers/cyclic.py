@@ -201,10 +201,13 @@ class OneCycleLR(CyclesMomentum):
         base_momentum: float | Sequence[float] = 0.85,
         max_momentum: float | Sequence[float] = 0.95,
     ):
+        for name, given in (('epochs', epochs), ('steps_per_epoch', steps_per_epoch)):
+            if given is not None:
+                validate(name, given)
         if total_steps is None:
             if epochs is None or steps_per_epoch is None:
                 raise ValueError('Invalid total_steps=None. Must be given, or else both epochs and steps_per_epoch.')
-            total_steps = validate('epochs', epochs) * validate('steps_per_epoch', steps_per_epoch)
+            total_steps = epochs * steps_per_epoch
         self.total_steps = validate('total_steps', total_steps)
         self.pct_start = validate('pct_start', pct_start)
         self.anneal_strategy = validate_choice('anneal_strategy', anneal_strategy, ('cos', 'linear'))

@@ -45,6 +45,9 @@ class OptaxSchedule(LRScheduler):
     def __init__(self, function: Callable[[Any], Any]):
         if not callable(function):
             raise TypeError(f'Invalid function={function!r}. Must be callable.')
+        rate = jax.eval_shape(function, jnp.zeros((), jnp.int32))
+        if getattr(rate, 'shape', None) != () or not jnp.issubdtype(rate.dtype, jnp.number):
+            raise TypeError(f'Invalid function={function!r}. Must return a number, not {rate!r}.')
         self.function = function
         self.attached = False
         super().__init__(1.0)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from brainstate import LongTermState
 
-from braintools_optim.options import BELOW_ONE, as_number, validate
+from braintools_optim.options import ANY, BELOW_ONE, as_number, validate
 from braintools_optim.schedulers.arguments import (
     validate_choice,
     validate_each,
@@ -124,9 +124,13 @@ class ReduceLROnPlateau(LRScheduler):
         """End an epoch with ``metric``, a number; or, with ``epoch`` alone, go there and change nothing else."""
         if metric is None and epoch is None:
             raise TypeError('step() of ReduceLROnPlateau must be given the metric.')
-        metric = None if metric is None else as_float(metric)
-        if metric is not None and metric.size != 1:
-            raise ValueError(f'Invalid metric of shape {metric.shape}. Must be a number.')
+        if metric is not None:
+            try:
+                metric = as_float(metric)
+            except (TypeError, ValueError):
+                raise TypeError(f'Invalid metric={metric!r}. Must be a number.') from None
+            if metric.size != 1:
+                raise ValueError(f'Invalid metric of shape {metric.shape}. Must be a number.')
         super().step(epoch)
         if metric is not None:
             self.judge(metric.reshape(()))
@@ -158,12 +162,15 @@ class ReduceLROnPlateau(LRScheduler):
         counts = {name: as_number(getattr(self, name).value) for name in ('best', 'num_bad_epochs', 'cooldown_counter')}
         return {**super().state_dict(), **counts, 'reduction': self.reduction.value.tolist()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.best.value = as_float(state_dict['best'])
-        self.num_bad_epochs.value = _int(state_dict['num_bad_epochs'])
-        self.cooldown_counter.value = _int(state_dict['cooldown_counter'])
-        self.reduction.value = as_float(state_dict['reduction'])
+    def read_state(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        values = super().read_state(state_dict)
+        for name in ('num_bad_epochs', 'cooldown_counter'):
+            values[name] = _int(validate(name, state_dict[name]))
+        values['best'] = as_float(validate('best', state_dict['best'], allowed=ANY))
+        reduction = validate_each('reduction', state_dict['reduction'])
+        if len(reduction) != len(self.base_lrs):
+            raise ValueError(f'Invalid reduction={list(reduction)}. Must be {len(self.base_lrs)} numbers.')
+        return values | {'reduction': as_float(reduction)}
 
 
 def _int(x: Any) -> Array:

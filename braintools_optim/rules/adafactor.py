@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from braintools_optim.optimizer import LearningRate, Optimizer
-from braintools_optim.options import Hyperparameters
+from braintools_optim.options import Hyperparameters, validate
 from braintools_optim.precision import sqrt
 from braintools_optim.rule import Slots
 from braintools_optim.shared_options import SharedOptions
@@ -107,7 +107,7 @@ class Adafactor(Optimizer):
             decay_rate=decay_rate,
             beta1=beta1,
             factored=factored,
-            relative_step=relative_step or lr is None,
+            relative_step=validate('relative_step', relative_step, like=False) or lr is None,
         )
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
 import brainstate
@@ -13,7 +13,7 @@ import optax
 
 from braintools_optim.optax_optimizer import OptaxOptimizer, to_optax
 from braintools_optim.optimizer import LearningRate, Optimizer
-from braintools_optim.options import Hyperparameters
+from braintools_optim.options import UNIT, Hyperparameters, validate
 from braintools_optim.precision import cast_floats, from_working, to_working
 from braintools_optim.rule import Slots, TreeRule
 from braintools_optim.shared_options import SharedOptions
@@ -144,13 +144,14 @@ class LBFGS(OptaxOptimizer):
         grad_clip_value: float | None = None,
         **shared: Unpack[SharedOptions],
     ):
-        if memory_size < 1:
-            raise ValueError(f'Invalid memory_size={memory_size}. Must be >= 1.')
+        memory_size = int(validate('memory_size', memory_size))
+        scale_init_precond = validate('scale_init_precond', scale_init_precond, like=True)
         search = optax.identity() if linesearch is None else linesearch
         if isinstance(linesearch, str) and linesearch in LINESEARCHES:
             search = LINESEARCHES[linesearch]()
         if not isinstance(search, optax.GradientTransformation):
-            raise ValueError(f'Unknown linesearch method: {linesearch!r}. Must be one of {sorted(LINESEARCHES)}.')
+            known = f'Must be one of {sorted(LINESEARCHES)}, or an optax transformation.'
+            raise ValueError(f'Invalid linesearch={linesearch!r}. Unknown linesearch method. {known}')
         newton = optax.scale_by_lbfgs(memory_size, scale_init_precond)
         super().__init__(
             optax.chain(newton, optax.scale(-1.0), search), lr, 0.0, grad_clip_norm, grad_clip_value, **shared
@@ -171,6 +172,16 @@ class LBFGS(OptaxOptimizer):
 
     def init_tree(self, weights: Leaves, hp: Hyperparameters) -> Any:
         return super().init_tree(as_reals(weights), hp)
+
+    def _check_extra(self, extra: Mapping[str, Any]) -> None:
+        if not isinstance(self.linesearch, (str, optax.GradientTransformationExtraArgs)):
+            return
+        value, value_fn = extra.get('value'), extra.get('value_fn')
+        if value is None or not callable(value_fn):
+            raise ValueError(
+                f'Invalid value={value!r}, value_fn={value_fn!r}. A line search must be told the loss: '
+                f'update(grads, value=loss, value_fn=loss_of), or minimize(loss_fn).'
+            )
 
 
 def takes_weights(value_fn: Callable[..., Any]) -> bool:
@@ -231,10 +242,10 @@ class Lookahead(OptaxOptimizer):
         grad_clip_value: float | None = None,
         **shared: Unpack[SharedOptions],
     ):
-        if sync_period < 1:
-            raise ValueError(f'Invalid sync_period={sync_period}. Must be >= 1.')
-        if not 0 <= alpha <= 1:
-            raise ValueError(f'Invalid alpha={alpha}. Must be in [0, 1].')
+        sync_period, alpha = int(validate('sync_period', sync_period)), validate('alpha', alpha, allowed=UNIT)
+        if not isinstance(base_optimizer, (Optimizer, optax.GradientTransformation)):
+            allowed = 'Must be an Optimizer or an optax.GradientTransformation.'
+            raise TypeError(f'Invalid base_optimizer={base_optimizer!r}. {allowed}')
         fast = to_optax(base_optimizer) if isinstance(base_optimizer, Optimizer) else base_optimizer
         super().__init__(fast, 1.0 if lr is None else lr, weight_decay, grad_clip_norm, grad_clip_value, **shared)
         self.base_optimizer, self.sync_period, self.alpha = base_optimizer, sync_period, alpha
@@ -247,7 +258,8 @@ class Lookahead(OptaxOptimizer):
     ) -> tuple[dict[str, Array], Any]:
         backward, fast = super().tree_direction(gradients, weights, state['fast'], hp, extra)
         sync, lr = updates(hp) % self.sync_period == 0, jnp.where(hp.lr == 0, 1.0, hp.lr)
-        slow = {k: s + self.alpha * (weights[k] - hp.lr * backward[k] - s) for k, s in state['slow'].items()}
+        ahead = {k: weights[k] - hp.lr * backward[k] - s for k, s in state['slow'].items()}
+        slow = {k: (s + self.alpha * ahead[k]).astype(s.dtype) for k, s in state['slow'].items()}
         back = {k: jnp.where(sync, (weights[k] - slow[k]) / lr, d) for k, d in backward.items()}
         return back, {'slow': {k: jnp.where(sync, slow[k], s) for k, s in state['slow'].items()}, 'fast': fast}
 
