@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Self
 
 import brainstate
-import brainunit
 import jax
 import jax.numpy as jnp
 from brainstate.graph import Node
@@ -34,6 +32,7 @@ from braintools_optim.signatures import constructor_arguments, constructor_signa
 from braintools_optim.step import Memory, first_slots, step
 from braintools_optim.summary import summary
 from braintools_optim.treatment import Treatment
+from braintools_optim.units import warn_of_mixed_norms
 from braintools_optim.weights import Scales, UniqueStateManager, Weights, inside_transformation
 
 __all__ = ['LearningRate', 'Optimizer', 'given']
@@ -311,7 +310,7 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
             return
         leaves = self._weights.read()
         gradients, scales = self._weights.match(grads, loss_unit, partial, self.settings.frozen)
-        if partial and isinstance(self, TreeRule) and None in gradients:
+        if partial and isinstance(self, TreeRule) and not self._weights.all_but(self.settings.frozen, gradients):
             raise ValueError(f'Invalid partial=True. {type(self).__name__} needs the gradients of all weights.')
         options = self.settings.values.value
         settings = (options, self.settings.positions, self.step_count.value)
@@ -406,17 +405,8 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
         """Warn, once, of a norm over weights of different dimensions; while tracing, so that it costs nothing later."""
         if shared.grad_clip_norm is None or shared.grad_clip_over == 'weight' or self.norm_unit is not None:
             return
-        units = {key: brainunit.get_unit(w) for key, w in self._weights.named().items()}
         members = [group.keys for group in self._groups] if shared.grad_clip_over == 'group' else [self._weights.keys]
-        mixed = [keys for keys in members if len({units[key].dim for key in keys}) > 1]
-        if mixed and not self._warned_of_units:
-            self._warned_of_units = True
-            listed = ', '.join(f'{key} ({units[key]})' for keys in mixed for key in keys)
-            warnings.warn(
-                f'grad_clip_norm takes a norm over weights of different dimensions, by their numbers alone: {listed}. '
-                f"Say norm_unit='own' if this is meant, give the units to count in, or clip over groups.",
-                stacklevel=2,
-            )
+        self._warned_of_units = self._warned_of_units or warn_of_mixed_norms(self._weights.named(), members)
 
     @property
     def skipped_count(self) -> int:

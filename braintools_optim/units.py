@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import brainunit
 import jax
 from brainunit import UNITLESS
 
-__all__ = ['gradient_scales', 'is_quantity', 'norm_scales']
+__all__ = ['gradient_scales', 'is_quantity', 'norm_scales', 'warn_of_mixed_norms']
 
 
 def is_quantity(x: Any) -> bool:
@@ -67,3 +68,17 @@ def norm_scales(units: Mapping[str, Any], norm_unit: Any) -> dict[str, float]:
         raise ValueError(f'Invalid norm_unit={norm_unit!r}. Must have the dimensions of all weights: {without}.')
     scales = {name: chosen[unit.dim].magnitude / unit.magnitude for name, unit in units.items()}
     return {name: scale for name, scale in scales.items() if scale != 1.0}
+
+
+def warn_of_mixed_norms(weights: Mapping[str, Any], members: Sequence[Sequence[str]]) -> bool:
+    """Warn if one norm is over weights of different dimensions; whether that is so."""
+    units = {name: brainunit.get_unit(w) for name, w in weights.items()}
+    mixed = [names for names in members if len({units[name].dim for name in names}) > 1]
+    if mixed:
+        listed = ', '.join(f'{name} ({units[name]})' for names in mixed for name in names)
+        warnings.warn(
+            f'grad_clip_norm takes a norm over weights of different dimensions, by their numbers alone: {listed}. '
+            f"Say norm_unit='own' if this is meant, give the units to count in, or clip over groups.",
+            stacklevel=3,
+        )
+    return bool(mixed)

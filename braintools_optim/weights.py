@@ -261,6 +261,10 @@ class Weights:
         order, scales = self._orders[seen]
         return [None if i is None else leaves[i] for i in order], scales
 
+    def all_but(self, frozen: Set[str], gradients: Sequence[Any]) -> bool:
+        """Whether every weight that is not frozen has a gradient."""
+        return all(g is not None or key in frozen for key, g in zip(self.keys, gradients, strict=True))
+
     def _find(self, gradients: Any, partial: bool, frozen: Set[str]) -> dict[str, Any]:
         """The gradient of each leaf by name; an error that lists what is missing or left over."""
         found: dict[int, Any] = {}
