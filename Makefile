@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test torch lint types doctest docs bench gpu smoke golden check clean
+.PHONY: demo test slow torch lint types doctest docs bench gpu smoke golden check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/examples.stamp
@@ -12,6 +12,9 @@ demo: $(VENV)/examples.stamp
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+slow: $(VENV)/test.stamp  # the tests that `make test` leaves out
+	$(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal
 
 torch: $(VENV)/test.stamp $(VENV)/dev.stamp  # the tests that compare with torch, live
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $$(grep -l torch tests/test_*.py)
@@ -47,7 +50,7 @@ golden: $(VENV)/dev.stamp $(VENV)/test.stamp
 	$(BIN)/python tests/golden/record_schedules.py
 	$(BIN)/python tests/golden/record_states.py
 
-check: test lint types doctest docs
+check: test slow lint types doctest docs
 
 clean:
 	rm -rf $(VENV) build docs/_build *.egg-info

@@ -50,11 +50,13 @@ class Decay(NamedTuple):
 
     def average(self, mean: Array, sample: Array) -> Array:
         """The next value of the moving average ``mean`` after ``sample``."""
-        # mean + complement * (sample - mean) is exact in the complement, but cancels where the average is fast
-        lean = jnp.asarray(self.complement < 0.5, jnp.result_type(self.value))
-        keep = lean + (1 - lean) * self.value  # no jnp.where: it is a call of its own for XLA, in every leaf
-        average: Array = keep * mean + self.complement * (sample - lean * mean)
-        return average
+        average: Array = self.complement * sample
+        if self.in_double():
+            return self.value * mean + average
+        # 1 - complement to twice the digits, as two positive numbers: a mean that has overflowed makes no NaN
+        high = jax.lax.max(self.value - 2.0**-22, jnp.zeros_like(self.value))
+        low = 1 - high - self.complement
+        return high * mean + (low * mean + average)
 
     def correction(self, step: Array) -> Array:
         """``1 - value**step``, the share of a zero-started average that is data."""

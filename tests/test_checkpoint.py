@@ -56,6 +56,7 @@ def run(script: Any, *arguments: Any, **environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_runs_go_on_in_another_process(tmp_path: Path) -> None:
     """Every optimizer and schedule, one group and three, eager and compiled, float32 and bfloat16, to the bit."""
     run(resuming, 'run', tmp_path)

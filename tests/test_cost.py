@@ -36,6 +36,7 @@ def problem(rule: type[bo.Optimizer], *shapes: tuple[int, ...], **options: Any) 
     return bo.jit(lambda gradients: optimizer.update(gradients)).lower(gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule', LEAFWISE, ids=lambda rule: rule.__name__)
 def test_temporary_memory(rule: type[bo.Optimizer], float32: None) -> None:
     used = problem(rule, *[(SIDE, SIDE)] * 2).compile().memory_analysis().temp_size_in_bytes

@@ -46,7 +46,9 @@ def assert_same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize('name', SIMPLE)
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=() if name in ('Adam', 'SGD') else pytest.mark.slow) for name in SIMPLE]
+)
 def test_ten_thousand_steps_with_bad_gradients_are_those_of_the_good_ones(name: str) -> None:
     """One in three is NaN or inf somewhere; under a schedule that follows the updates, too."""
     schedule = optax.linear_schedule(0.01, 0.001, 5000)
@@ -263,6 +265,7 @@ def test_grokfast_adds_the_average_of_gradients() -> None:
             bo.SGD(**options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', SIMPLE)
 def test_shared_options_serve_every_rule(name: str) -> None:
     moved = []

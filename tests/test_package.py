@@ -54,6 +54,7 @@ def environment(path: Path, *install: str | Path) -> Path:
     return python
 
 
+@pytest.mark.slow
 def test_wheel(checkout: Path, tmp_path: Path) -> None:
     run(
         sys.executable,
@@ -82,6 +83,7 @@ def test_wheel(checkout: Path, tmp_path: Path) -> None:
     assert from_root == inside
 
 
+@pytest.mark.slow
 def test_editable(checkout: Path, tmp_path: Path) -> None:
     python = environment(tmp_path / 'env', '--editable', checkout)
     for cwd in (Path('/'), checkout):
@@ -90,6 +92,7 @@ def test_editable(checkout: Path, tmp_path: Path) -> None:
     assert run(python, '-c', CHECK, cwd=Path('/')).split()[1] == 'None'
 
 
+@pytest.mark.slow
 def test_bare_checkout(checkout: Path) -> None:
     found, _ = run(sys.executable, '-c', CHECK, cwd=checkout).split()
     assert Path(found) == checkout / 'braintools_optim' / '__init__.py'

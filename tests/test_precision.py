@@ -85,13 +85,17 @@ def test_options_of_precision_serve_every_rule(rule: Any) -> None:
     start = jnp.array([[1.0, -2.0], [0.5, 3.0]], jnp.bfloat16)
     results = []
     for options in ({}, {'master_weights': True}, {'rounding': 'stochastic'}, {'state_dtype': 'bfloat16'}):
+        if rule is bo.LBFGS and 'state_dtype' in options:
+            with pytest.raises(ValueError, match=r'Invalid state_dtype. LBFGS'):
+                rule(**options)
+            continue
         opt = rule(lr=0.05, **options)
         w = registered(opt, start)
         for t in range(3):
             opt.update({'w': jnp.asarray(np.random.default_rng(t).normal(size=(2, 2)), jnp.bfloat16)})
         assert w.value.dtype == jnp.bfloat16
         results.append(np.asarray(w.value, np.float64))
-        if 'state_dtype' in options and rule is not bo.LBFGS:
+        if 'state_dtype' in options:
             slots = [x for slot, x in opt.opt_state.value.items() if slot not in ('step', 'skipped')]
             assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(slots))
     for other in results[1:]:

@@ -102,6 +102,7 @@ def test_optax_or_paper(case: Case) -> None:
     assert max(deviation(run(case, np.float64), exact, DOUBLE).values()) < 1e-12
 
 
+@pytest.mark.slow
 @cases('optax or paper')
 @pytest.mark.usefixtures('float32')
 def test_optax_or_paper_in_float32(case: Case) -> None:
@@ -185,6 +186,7 @@ NO_EFFECT = {  # by design: clipping changes no sign, what is told is not estima
 }
 
 
+@pytest.mark.slow
 @every_rule
 def test_every_option_acts(rule: type[bo.Optimizer]) -> None:
     seen: dict[str, Any] = {}
@@ -259,6 +261,7 @@ def test_leaves_of_every_shape(rule: type[bo.Optimizer]) -> None:
     np.testing.assert_allclose(np.stack([z.real, z.imag], -1), states['output'].value, rtol=1e-12)
 
 
+@pytest.mark.slow
 @every_rule
 def test_derivatives_through_updates_are_finite(rule: type[bo.Optimizer]) -> None:
     """Where a gradient is zero, too."""

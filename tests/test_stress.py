@@ -224,6 +224,7 @@ def test_a_life(tree: Any, name: str, options: dict[str, Any]) -> None:
     assert counts['late.x'] == counts['late.y'] == (4 if not isinstance(first, TreeRule) else 3)
 
 
+@pytest.mark.slow
 @settings(LIFE, max_examples=4)
 @given(tree=TREES, **CASES)
 def test_eager_compiled_and_looped_are_the_same(tree: Any, name: str, options: dict[str, Any]) -> None:
@@ -251,6 +252,7 @@ def dtypes(tree: Any, options: dict[str, Any]) -> set[str]:
     return {str(leaf.dtype) for leaf in leaves} | {options.get('state_dtype', '')}
 
 
+@pytest.mark.slow
 @settings(LIFE, max_examples=8)
 @given(tree=TREES, bad=st.sampled_from([np.nan, np.inf, -np.inf]), **CASES)
 def test_bad_gradients_in_the_middle_of_a_life(tree: Any, bad: float, name: str, options: dict[str, Any]) -> None:

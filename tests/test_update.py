@@ -80,7 +80,9 @@ def in_cond(update: Callable[[Any], None], steps: list[Any]) -> None:
 
 
 @every_optimizer
-@pytest.mark.parametrize('call', [in_jit, in_for_loop, in_scan, in_cond])
+@pytest.mark.parametrize(
+    'call', [in_jit, in_for_loop, *(pytest.param(call, marks=pytest.mark.slow) for call in (in_scan, in_cond))]
+)
 def test_compiled_by_the_user_equals_eager(optimizer: type[bo.Optimizer], call: Callable[..., None]) -> None:
     results = []
     for run in (lambda update, steps: [update(g) for g in steps], call):
