@@ -180,6 +180,7 @@ def test_optax_or_paper(case: Case) -> None:
     assert max(deviation(run(case, np.float64), reference(case), DOUBLE).values()) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', CASES[::8], ids=lambda case: case.name)
 @pytest.mark.usefixtures('float32')
 def test_optax_or_paper_in_float32(case: Case) -> None:

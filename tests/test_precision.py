@@ -80,6 +80,7 @@ def test_master_weights_follow_a_weight_that_is_assigned_and_are_saved() -> None
     assert 'master' not in full.opt_state.value  # nothing to add to full precision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule', RULES)
 def test_options_of_precision_serve_every_rule(rule: Any) -> None:
     start = jnp.array([[1.0, -2.0], [0.5, 3.0]], jnp.bfloat16)

@@ -207,6 +207,7 @@ def test_every_option_acts(rule: type[bo.Optimizer]) -> None:
             assert changed == (key not in NO_EFFECT), f'{name}={value}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('rule', [r for r in RULES if not r.__name__.startswith('ScheduleFree')])
 def test_a_change_of_lr_acts_on_the_next_update(rule: type[bo.Optimizer]) -> None:
     steps = []
@@ -233,6 +234,7 @@ def test_a_change_of_lr_acts_on_the_next_update(rule: type[bo.Optimizer]) -> Non
     assert (none == 0).all()
 
 
+@pytest.mark.slow
 @every_rule
 def test_leaves_of_every_shape(rule: type[bo.Optimizer]) -> None:
     start = {
@@ -430,6 +432,7 @@ NOT_IN_THE_OTHER_TABLE = sorted(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', NOT_IN_THE_OTHER_TABLE)
 def test_every_other_rule_keeps_house(name: str) -> None:
     """Eager equals compiled, the second call compiles nothing, dtypes are kept, and a checkpoint goes on to the bit."""

@@ -184,6 +184,7 @@ def copied(tree: Any) -> Any:
     return jax.tree.map(lambda s: brainstate.ParamState(jax.tree.map(jnp.array, s.value)), tree, is_leaf=is_state)
 
 
+@pytest.mark.slow
 @LIFE
 @given(tree=TREES, **CASES)
 def test_a_life(tree: Any, name: str, options: dict[str, Any]) -> None:
