@@ -50,13 +50,15 @@ class Decay(NamedTuple):
 
     def average(self, mean: Array, sample: Array) -> Array:
         """The next value of the moving average ``mean`` after ``sample``."""
-        average: Array = self.complement * sample
+        average: Array
         if self.in_double():
-            return self.value * mean + average
-        # 1 - complement to twice the digits, as two positive numbers: a mean that has overflowed makes no NaN
-        high = jax.lax.max(self.value - 2.0**-22, jnp.zeros_like(self.value))
-        low = 1 - high - self.complement
-        return high * mean + (low * mean + average)
+            average = self.value * mean + self.complement * sample
+        else:
+            # 1 - complement to twice the digits, as two positive numbers: a mean that has overflowed makes no NaN
+            high = jax.lax.max(self.value - 2.0**-22, jnp.zeros_like(self.value))
+            low = 1 - high - self.complement
+            average = high * mean + (low * mean + self.complement * sample)
+        return average
 
     def correction(self, step: Array) -> Array:
         """``1 - value**step``, the share of a zero-started average that is data."""
