@@ -93,11 +93,10 @@ class OptaxOptimizer(TreeRule, Optimizer):
         **extra: Any,
     ) -> None:
         """Update the weights in place; ``value``, ``value_fn`` and ``extra`` go to the transformation."""
-        loss = {name: what for name, what in (('value', value), ('value_fn', value_fn)) if what is not None}
-        self._update(grads, loss_unit, extra | loss, partial, loss_scale)
+        self._update(grads, loss_unit, extra | self._told(value, value_fn), partial, loss_scale)
 
-    def _update_knowing(self, grads: Any, value: Any, value_fn: Any) -> None:
-        self._update(grads, None, {'value': value, 'value_fn': value_fn})
+    def _told(self, value: Any, value_fn: Any) -> dict[str, Any]:
+        return {name: what for name, what in (('value', value), ('value_fn', value_fn)) if what is not None}
 
 
 class ToOptaxState(NamedTuple):

@@ -248,7 +248,7 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
         Outside a brainstate transformation this runs one compiled function, which reuses the memory's
         buffers; inside it is traced. An error leaves every State as it was.
         """
-        self._update(grads, loss_unit, {}, partial, loss_scale)
+        self._update(grads, loss_unit, self._told(value, value_fn), partial, loss_scale)
 
     def step(self, grads: Any, **arguments: Any) -> None:
         """The same as :meth:`update`."""
@@ -286,8 +286,12 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
         return loss if self.loss_scale is None else loss * self.loss_scale
 
     def _update_knowing(self, grads: Any, value: Any, value_fn: Callable[[], Any]) -> None:
-        """Update with a loss at hand, for those who can use it."""
-        self._update(grads, None, {})
+        """Update with a loss at hand."""
+        self._update(grads, None, self._told(value, value_fn))
+
+    def _told(self, value: Any, value_fn: Any) -> dict[str, Any]:
+        """What the rule is told of the loss besides the gradients, as far as it is known."""
+        return {}
 
     def _update(
         self, grads: Any, loss_unit: Any, extra: Mapping[str, Any], partial: bool = False, loss_scale: Any = None

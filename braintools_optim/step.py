@@ -119,10 +119,12 @@ def step(
     check_gradients(weights, gradients)
     guard = 'skip' if skip_nonfinite or shared.on_nonfinite in ('skip', 'raise') else shared.on_nonfinite
     finite = all_finite(gradients) if guard == 'skip' else None
+    if guard == 'zero':
+        gradients = {key: jnp.where(jnp.isfinite(g), g, 0) for key, g in gradients.items()}
     looked = {**shared.values(), 'guard': guard, 'finite': finite}
     factors, metrics = survey(shared, [keys for keys, _ in groups], gradients, treatment, looked, loss_scale)
     if isinstance(rule, TreeRule):
-        norm = global_norm([jnp.where(jnp.isfinite(g), g, 0) if guard == 'zero' else g for g in gradients.values()])
+        norm = global_norm(dict(gradients))
         looked['grad_norm'] = norm if loss_scale is None else norm / loss_scale
     updated = np.array([key in gradients for key in weights], np.int32)
     counts = memory['step'] + (1 if updated.all() else updated)
@@ -191,12 +193,10 @@ def survey(
     loss_scale: Array | None,
 ) -> tuple[list[Array | None], dict[str, Any]]:
     """What the gradients of each group are multiplied by, None if by nothing; and the metrics of it."""
-    unscale = None if loss_scale is None else 1 / jnp.asarray(loss_scale)  # inside a transformation a Python number
+    unscale = None if loss_scale is None else 1 / loss_scale
     limit, over = shared.grad_clip_norm, shared.grad_clip_over
     if limit is None and not treatment.metrics:
         return [unscale] * len(groups), {}
-    if looked['guard'] == 'zero':
-        gradients = {key: jnp.where(jnp.isfinite(g), g, 0) for key, g in gradients.items()}
 
     def norm_of(keys: Sequence[str]) -> Array:
         norm = scaled_norm({key: gradients[key] for key in keys if key in gradients}, treatment)
@@ -290,8 +290,8 @@ def seen(g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, 
     kept: Slots = {}
     current = precise(w, slots)
     g = g.astype(current.dtype)
-    if hp.guard in ('skip', 'zero'):
-        g = jnp.where(hp.finite if hp.guard == 'skip' else jnp.isfinite(g), g, 0)
+    if hp.guard == 'skip':
+        g = jnp.where(hp.finite, g, 0)
     if hp.factor is not None:
         g = g * hp.factor
     if hp.grad_clip_norm is not None and hp.grad_clip_over == 'weight':

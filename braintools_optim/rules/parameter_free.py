@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Unpack
 
 import brainunit
@@ -339,8 +338,8 @@ class PolyakSGD(GroupRule):
     .. math:: w_t = w_{t-1} - \eta \min\left(\frac{\max(f_t - f_{\min}, 0)}{\lVert g_t \rVert^2 + \epsilon},
               \eta_{\max}\right) g_t
 
-    It is told the loss: ``update(grads, value=loss)``, or ``minimize(loss_fn)``. The norm is that of all groups'
-    gradients before clipping. Unlike optax's default, it never ascends when the loss falls below ``f_min``, and
+    It is told the loss, unscaled: ``update(grads, value=loss)``, or ``minimize(loss_fn)``. The norm is that of all
+    groups' gradients before clipping. Unlike optax's default, it never ascends when the loss falls below ``f_min``, and
     lr is a factor on the step; there a scaling divides it.
 
     Parameters
@@ -397,21 +396,8 @@ class PolyakSGD(GroupRule):
         rate = jnp.minimum(divide(gap, hp.grad_norm**2 + hp.eps), hp.max_learning_rate)
         return each(lambda g: rate * g, g), state
 
-    def update(
-        self,
-        grads: Any,
-        *,
-        loss_unit: Any = None,
-        partial: bool = False,
-        loss_scale: Any = None,
-        value: Any = None,
-        value_fn: Any = None,
-    ) -> None:
-        """Update the weights in place, given the loss as ``value``, which no loss scale multiplies."""
-        self._update(grads, loss_unit, {} if value is None else {'value': value}, partial, loss_scale)
-
-    def _update_knowing(self, grads: Any, value: Any, value_fn: Callable[[], Any]) -> None:
-        self._update(grads, None, {'value': value})
+    def _told(self, value: Any, value_fn: Any) -> dict[str, Any]:
+        return {} if value is None else {'value': value}
 
 
 def sum_of_sizes(leaves: Leaves) -> Array:

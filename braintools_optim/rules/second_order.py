@@ -153,7 +153,7 @@ class Sophia(GroupRule):
         hessian: Any = None,
     ) -> None:
         """Update the weights in place, given the loss as ``value_fn`` or an estimate of its ``hessian``'s diagonal."""
-        extra = {} if value_fn is None else {'value_fn': value_fn}
+        extra = self._told(value, value_fn)
         if hessian is not None and self.opt_state is not None:
             leaves, scales = self._weights.match(hessian)
             if scales is not None:
@@ -161,8 +161,8 @@ class Sophia(GroupRule):
             extra = {'hessian': dict(zip(self.weight_names, leaves, strict=True))}
         self._update(grads, loss_unit, extra, partial, loss_scale)
 
-    def _update_knowing(self, grads: Any, value: Any, value_fn: Callable[[], Any]) -> None:
-        self._update(grads, None, {'value_fn': value_fn})
+    def _told(self, value: Any, value_fn: Any) -> dict[str, Any]:
+        return {} if value_fn is None else {'value_fn': value_fn}
 
 
 def hutchinson(loss: Callable[[Leaves], Any], w: Leaves, key: Array) -> Leaves:
