@@ -1,7 +1,11 @@
-"""Medians over interleaved repetitions: what is compared runs alternately, so that noise falls on all alike."""
+"""Medians over interleaved repetitions: what is compared takes turns, so that noise falls on all alike.
+
+The order is another one each time: what runs after torch finds a processor that its threads still keep busy.
+"""
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -17,8 +21,10 @@ def medians(candidates: Mapping[str, Callable[[], Any]], repetitions: int) -> di
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for run in candidates.values():
         jax.block_until_ready(run())
+    order, shuffle = list(candidates.items()), random.Random(0).shuffle
     for _ in range(repetitions):
-        for name, run in candidates.items():
+        shuffle(order)
+        for name, run in order:
             start = time.perf_counter()
             jax.block_until_ready(run())
             times[name].append(time.perf_counter() - start)

@@ -41,12 +41,14 @@ def first(result: Result) -> list[str]:
     tracing, step = result['tracing'], result['first step']
     lines = ['## Until the first update', '', f'Seconds, {tracing["leaves"]} leaves of 64x64, with clipping.', '']
     rows = []
-    for what, times in (('one shape', tracing['s']), ('10 shapes', tracing['s of 10 shapes'])):
-        for part in ('trace and lower', 'compile'):
-            ours, optax = (times[f'{peer}, {part}'] for peer in ('ours', 'optax'))
-            rows.append([f'{part}, {what}', f'{ours:.3f}', f'{optax:.3f}', f'{ours / optax:.2f}'])
-    ours, optax = step['s']['ours'], step['s']['optax']
-    rows.append(['to the first new weights', f'{ours:.3f}', f'{optax:.3f}', f'{ours / optax:.2f}'])
+    for what, times in (
+        ('trace and lower, one shape', tracing['s']),
+        ('trace and lower, 10 shapes', tracing['s of 10 shapes']),
+        ('to the first new weights', step['s']),
+    ):
+        rows.append(
+            [what, *(f'{times[peer]:.3f}' for peer in ('ours', 'optax')), f'{times["ours"] / times["optax"]:.2f}']
+        )
     return lines + table(['', 'ours', 'optax', 'ratio'], rows)
 
 

@@ -13,7 +13,7 @@ import optax
 
 import braintools_optim as bo
 
-__all__ = ['PEERS', 'MissingPeerError', 'chain']
+__all__ = ['PEERS', 'MissingPeerError', 'chain', 'optax_update']
 
 Step = Callable[[], Any]
 Gradients = dict[str, jax.Array]
@@ -77,15 +77,20 @@ def chain(clip: float | None) -> optax.GradientTransformation:
     return optax.chain(*clipping, optax.scale_by_adam(), optax.scale(-1e-3))
 
 
-def optax_chain(gradients: Gradients, clip: float | None) -> Step:
-    """optax's transformations in a chain under ``jax.jit``, all buffers donated."""
-    tx = chain(clip)
+def optax_update(tx: optax.GradientTransformation) -> Callable[[Any, Any, Any], Any]:
+    """New weights and state from weights, state and gradients."""
 
     def update(params: Any, state: Any, g: Any) -> Any:
         updates, state = tx.update(g, state, params)
         return optax.apply_updates(params, updates), state
 
-    compiled = jax.jit(update, donate_argnums=(0, 1))
+    return update
+
+
+def optax_chain(gradients: Gradients, clip: float | None) -> Step:
+    """optax's transformations in a chain under ``jax.jit``, all buffers donated."""
+    tx = chain(clip)
+    compiled = jax.jit(optax_update(tx), donate_argnums=(0, 1))
     params = {name: jnp.ones_like(g) for name, g in gradients.items()}
     carry = params, tx.init(params)
 

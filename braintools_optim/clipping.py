@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -18,7 +19,8 @@ Array = jax.Array
 def global_norm(gradients: Any) -> Array:
     """The 2-norm of all entries of a tree of gradients, accumulated in float32 at least; units do not count."""
     squares = [sum_of_squares(g) for g in jax.tree.leaves(gradients)]
-    return jnp.sqrt(sum(squares, start=jnp.zeros((), jnp.float32)))
+    dtype = jnp.result_type(jnp.float32, *squares)
+    return jnp.sqrt(functools.reduce(jax.lax.add, [s.astype(dtype) for s in squares], jnp.zeros((), dtype)))
 
 
 @jax.jit  # traced once for each distinct shape

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast, overload
-from weakref import WeakKeyDictionary
 
 import brainstate
 import jax
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from braintools_optim.buffers import compiler_options, unshared
 from braintools_optim.weights import inside_transformation
 
 __all__ = ['donating', 'jit']
@@ -24,10 +24,17 @@ Wanted = Callable[[brainstate.State], bool]
 
 
 class Plan(NamedTuple):
-    """What is donated of the States of one trace."""
+    """What one trace does with States."""
 
-    donated: tuple[bool, ...]  # by State
+    states: tuple[brainstate.State, ...]
+    forms: list[Any]  # of their values
+    written: tuple[bool, ...]
+    donated: tuple[bool, ...]
     constants: list[Any]  # arrays that the compiled function holds
+
+
+class StaleError(Exception):
+    """A State's value has another form than it had in the trace."""
 
 
 @overload
@@ -87,46 +94,71 @@ def donating(
     """The same, of the States that are ``wanted``."""
     plain: Any = brainstate.transform.jit(function, static_argnums=static_argnums, static_argnames=static_argnames)
     stateful, config = plain.stateful_fun, cast(Any, jax.config)
-    plans: WeakKeyDictionary[Any, Plan] = WeakKeyDictionary()
+    plans: list[Plan] = []
+    current: dict[Any, int] = {}  # by the form of the arguments
 
-    def run(donated: Sequence[Any], kept: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+    def run(number: int, donated: Sequence[Any], kept: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
         values = [k if d is None else d for d, k in zip(donated, kept, strict=True)]
+        if list(map(form, values)) != plans[number].forms:
+            raise StaleError
         return stateful.jaxpr_call(values, *args, **kwargs)
 
     run.__name__ = getattr(function, '__name__', 'run')
-    static = tuple(i + 2 for i in stateful.static_argnums)
-    compiled: Any = jax.jit(
-        run, donate_argnums=0, static_argnums=static, static_argnames=stateful.static_argnames or None
-    )
 
-    def prepare(*args: Any, **kwargs: Any) -> tuple[Any, list[Any], list[Any]]:
-        """What the function touches; the values of those States that are donated, and of the others."""
-        trace = stateful.get_state_trace(*args, **kwargs)
-        if trace not in plans:
+    @functools.cache
+    def compiled() -> Any:
+        return jax.jit(
+            run,
+            donate_argnums=1,
+            static_argnums=(0, *(i + 3 for i in stateful.static_argnums)),
+            static_argnames=stateful.static_argnames or None,
+            compiler_options=compiler_options(),
+        )
+
+    def find(args: Any, kwargs: Any, renew: bool = False) -> int:
+        """The number of the plan for these arguments."""
+        key = stateful.get_arg_cache_key(*args, **kwargs)
+        if renew or key not in current:
+            trace = stateful.get_state_trace(*args, **kwargs)
             new = stateful.get_out_shapes(*args, **kwargs)[1]
-            plans[trace] = plan(trace, stateful.get_jaxpr(*args, **kwargs), new, wanted)
-        own, values = plans[trace], trace.get_state_values()
+            found = plan(trace, stateful.get_jaxpr(*args, **kwargs), new, wanted)
+            same = [i for i, own in enumerate(plans) if alike(own, found)]
+            plans.extend([] if same else [found])
+            current[key] = same[0] if same else len(plans) - 1
+        return current[key]
+
+    def divided(number: int, args: Any, kwargs: Any) -> tuple[list[Any], list[Any]]:
+        """The values of the States that are donated, and of the others."""
+        own = plans[number]
+        values = [state.value for state in own.states]
         kept = [None if d else value for d, value in zip(own.donated, values, strict=True)]
         donated = [value if d else None for d, value in zip(own.donated, values, strict=True)]
-        return trace, unshared(donated, (kept, args, kwargs, own.constants)), kept
+        return unshared(donated, (kept, args, kwargs, own.constants)), kept
 
     @functools.wraps(function)
     def jitted(*args: Any, **kwargs: Any) -> Any:
         traced = inside_transformation() or any(isinstance(x, Tracer) for x in jax.tree.leaves((args, kwargs)))
         if traced or config.jax_disable_jit:
             return plain(*args, **kwargs)
-        trace, donated, kept = prepare(*args, **kwargs)
-        new, result = compiled(donated, kept, *args, **kwargs)
-        trace.assign_state_vals_v2(trace.get_read_state_values(True), new)
+        number = find(args, kwargs)
+        try:
+            new, result = compiled()(number, *divided(number, args, kwargs), *args, **kwargs)
+        except StaleError:
+            number = find(args, kwargs, renew=True)
+            new, result = compiled()(number, *divided(number, args, kwargs), *args, **kwargs)
+        for state, written, value in zip(plans[number].states, plans[number].written, new, strict=True):
+            if written:
+                state.value = value
         return result
 
     def lower(*args: Any, **kwargs: Any) -> Any:
-        _, *values = prepare(*args, **kwargs)
-        return compiled.lower(*values, *args, **kwargs)
+        number = find(args, kwargs, renew=True)
+        return compiled().lower(number, *divided(number, args, kwargs), *args, **kwargs)
 
     def clear_cache() -> None:
         plain.clear_cache()
-        compiled.clear_cache()
+        compiled().clear_cache()
+        current.clear()
 
     vars(jitted).update(origin_fun=function, stateful_fun=stateful, lower=lower, clear_cache=clear_cache)
     return jitted
@@ -136,9 +168,16 @@ def plan(trace: Any, jaxpr: ClosedJaxpr, new_values: Sequence[Any], wanted: Want
     """What to donate: States that are written and keep their shapes; nothing, if the function may fail."""
     inner = jaxprs_of(jaxpr)
     may_fail = any('callback' in equation.primitive.name for own in inner for equation in own.eqns)
-    states = zip(trace.states, trace.been_writen, trace.original_state_values, new_values, strict=True)
-    donated = (write and not may_fail and form(old) == form(new) and wanted(s) for s, write, old, new in states)
-    return Plan(tuple(donated), [constant for own in inner for constant in own.consts])
+    states, written = tuple(trace.states), tuple(trace.been_writen)
+    forms = list(map(form, trace.original_state_values))
+    entries = zip(states, written, forms, map(form, new_values), strict=True)
+    donated = tuple(write and not may_fail and old == new and wanted(s) for s, write, old, new in entries)
+    return Plan(states, forms, written, donated, [constant for own in inner for constant in own.consts])
+
+
+def alike(a: Plan, b: Plan) -> bool:
+    same_states = list(map(id, a.states)) == list(map(id, b.states))
+    return same_states and (a.forms, a.written, a.donated) == (b.forms, b.written, b.donated)
 
 
 def jaxprs_of(jaxpr: ClosedJaxpr) -> list[ClosedJaxpr]:
@@ -157,23 +196,3 @@ def jaxprs_of(jaxpr: ClosedJaxpr) -> list[ClosedJaxpr]:
 def form(value: Any) -> Any:
     leaves, structure = jax.tree.flatten(value)
     return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
-
-
-def unshared(donated: list[Any], others: Any) -> list[Any]:
-    """What is donated, with arrays whose buffer occurs twice or among ``others`` copied."""
-    taken = {buffer_of(leaf) for leaf in jax.tree.leaves(others)}
-    leaves, structure = jax.tree.flatten(donated)
-    for i, leaf in enumerate(leaves):
-        buffer = buffer_of(leaf)
-        if buffer in taken and isinstance(leaf, jax.Array):
-            leaves[i] = leaf.copy()
-        taken.add(buffer)
-    result: list[Any] = jax.tree.unflatten(structure, leaves)
-    return result
-
-
-def buffer_of(leaf: Any) -> int:
-    """What tells buffers apart; two arrays may share one."""
-    if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) > 1:
-        return id(leaf)
-    return leaf.unsafe_buffer_pointer() or id(leaf)

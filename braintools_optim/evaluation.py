@@ -10,13 +10,13 @@ import jax.numpy as jnp
 
 from braintools_optim.precision import cast_floats, from_working, to_working
 from braintools_optim.rule import TreeRule
-from braintools_optim.step import precise, slots_of
+from braintools_optim.step import Memory, precise, slots_of
 from braintools_optim.weights import inside_transformation
 
 if TYPE_CHECKING:
     from braintools_optim.optimizer import Optimizer
 
-__all__ = ['eval_weights', 'refuse_inside']
+__all__ = ['eval_weights', 'refuse_evaluated', 'refuse_inside']
 
 ACTIVE = 'eval_weights'
 
@@ -45,7 +45,13 @@ def eval_weights(optimizer: Optimizer) -> Iterator[None]:
 
 def refuse_inside(optimizer: Optimizer, what: str) -> None:
     """Raise while the evaluation weights are in the States."""
-    if optimizer.opt_state is not None and ACTIVE in optimizer.opt_state.value:
+    if optimizer.opt_state is not None:
+        refuse_evaluated(optimizer.opt_state.value, what)
+
+
+def refuse_evaluated(memory: Memory, what: str) -> None:
+    """Raise if a memory goes with evaluation weights."""
+    if ACTIVE in memory:
         raise ValueError(
             f'{what} inside eval_weights: the States hold the weights to evaluate, not those in training. '
             f'Leave the block first.'

@@ -15,6 +15,7 @@ from jax.core import Tracer
 
 from braintools_optim import checkpoint, conversion, evaluation
 from braintools_optim.attributes import OptimizerMeta, admitted
+from braintools_optim.buffers import compiler_options
 from braintools_optim.diagnosis import Diagnosis
 from braintools_optim.donation import donating
 from braintools_optim.groups import Group, ParamGroup, divided
@@ -26,7 +27,7 @@ from braintools_optim.precision import compute_dtype
 from braintools_optim.registration import add_groups, set_frozen
 from braintools_optim.rule import Rule, TreeRule
 from braintools_optim.selection import Predicate
-from braintools_optim.settings import OptimState, Settings
+from braintools_optim.settings import OptimState, Settings, frozen_names
 from braintools_optim.shared_options import FIXED, OF_ALL, SHARED, check_fixed
 from braintools_optim.signatures import constructor_arguments, constructor_signature, given
 from braintools_optim.step import Memory, first_slots, step
@@ -156,7 +157,10 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
         self._weights = Weights()
         self._groups: list[Group] = []
         self._warned_of_units = False
-        self._compiled = [jax.jit(self._step, donate_argnums=d, static_argnums=5) for d in (0, (0, 1))]
+        self._compiled = [
+            jax.jit(self._step, donate_argnums=d, static_argnums=5, compiler_options=compiler_options())
+            for d in (0, (0, 1))
+        ]
         self._jitted = Functions()
         self.settings = settings  # last: from here on assigning an option goes through it
 
@@ -298,7 +302,6 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
     ) -> None:
         if self.opt_state is None:
             raise ValueError('register_trainable_weights must be called before step.')
-        evaluation.refuse_inside(self, 'An update')
         if type(partial) is not bool:
             raise TypeError(f'Invalid partial={partial!r}. Must be a bool.')
         self._check_extra(extra)
@@ -313,11 +316,13 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
             )(grads, arrays, loss_scale)
             return
         leaves = self._weights.read()
-        gradients, scales = self._weights.match(grads, loss_unit, partial, self.settings.frozen)
-        if partial and isinstance(self, TreeRule) and not self._weights.all_but(self.settings.frozen, gradients):
-            raise ValueError(f'Invalid partial=True. {type(self).__name__} needs the gradients of all weights.')
         options = self.settings.values.value
-        settings = (options, self.settings.positions, self.step_count.value)
+        frozen = frozen_names(options)
+        gradients, scales = self._weights.match(grads, loss_unit, partial, frozen)
+        if partial and isinstance(self, TreeRule) and not self._weights.all_but(frozen, gradients):
+            raise ValueError(f'Invalid partial=True. {type(self).__name__} needs the gradients of all weights.')
+        used = {name: options[name] for name in ('shared', 'groups')}  # each argument of a compiled function takes time
+        settings = (used, self.settings.positions, self.step_count.value)
         scaling = self.loss_scale if loss_scale is None else validate('loss_scale', loss_scale)
         dynamic = scaling if isinstance(scaling, DynamicLossScale) else None
         if dynamic is None and scaling is not None:
@@ -368,6 +373,7 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
         report: dict[str, Any],
     ) -> tuple[Memory, list[Any], Any, dict[str, Any]]:
         """The update as a pure function of the values of the States."""
+        evaluation.refuse_evaluated(memory, 'An update')
         (hps, positions, count), keys = settings, self._weights.keys
         weights = dict(zip(keys, leaves, strict=True))
         found = {key: g for key, g in zip(keys, gradients, strict=True) if g is not None}
@@ -379,7 +385,7 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
         shared = self.settings.part(hps, positions, 'shared')
         groups = [(group.keys, self.settings.part(hps, positions, i)) for i, group in enumerate(self._groups)]
         self._check_norm(shared)
-        frozen, scaling = self.settings.frozen, report.pop('loss_scale')
+        frozen, scaling = frozen_names(hps), report.pop('loss_scale')
         dynamic = isinstance(scaling, dict)
         new = step(
             self,

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from braintools_optim.precision import finite
+
 __all__ = [
     'Decay',
     'Hyperparameters',
@@ -50,15 +52,13 @@ class Decay(NamedTuple):
 
     def average(self, mean: Array, sample: Array) -> Array:
         """The next value of the moving average ``mean`` after ``sample``."""
-        average: Array
-        if self.in_double():
-            average = self.value * mean + self.complement * sample
-        else:
-            # 1 - complement to twice the digits, as two positive numbers: a mean that has overflowed makes no NaN
-            high = jax.lax.max(self.value - 2.0**-22, jnp.zeros_like(self.value))
-            low = 1 - high - self.complement
-            average = high * mean + (low * mean + self.complement * sample)
+        # a difference, as value * mean goes by a rounded value; and in this order exact where nothing is kept
+        average: Array = (mean - self.complement * mean) + self.complement * sample
         return average
+
+    def average_square(self, mean: Array, x: Array) -> Array:
+        """The same after ``x * x``, which stays finite: an infinite mean would become NaN."""
+        return self.average(mean, finite(x * x))
 
     def correction(self, step: Array) -> Array:
         """``1 - value**step``, the share of a zero-started average that is data."""
@@ -325,9 +325,9 @@ def to_leaf(name: str, value: Any) -> Any:
         return None
     if isinstance(value, tuple):
         return tuple(to_leaf(name, v) for v in value)
-    parts = Decay.of(value) if name in DECAYS else (value,)
-    arrays = [jnp.asarray(part, jnp.result_type(float)) for part in parts]
-    return Decay(*arrays) if name in DECAYS else arrays[0]
+    if name in DECAYS:
+        return Decay(*(jnp.asarray(part, jnp.result_type(float)) for part in (value, 1 - value)))
+    return jnp.asarray(value, jnp.result_type(float))
 
 
 def from_leaf(name: str, leaf: Any) -> Any:

@@ -6,8 +6,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-__all__ = ['cast_floats', 'compute_dtype', 'divide', 'from_working', 'round_stochastically', 'sqrt', 'to_working']
+__all__ = [
+    'cast_floats',
+    'compute_dtype',
+    'divide',
+    'finite',
+    'from_working',
+    'round_stochastically',
+    'sqrt',
+    'to_working',
+]
 
 Array = jax.Array
 
@@ -47,6 +57,11 @@ def cast_floats(tree: Any, like: Array) -> Any:
         return x.astype(like.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
     return jax.tree.map(cast, tree)
+
+
+def finite(x: Array) -> Array:
+    """``x``, at most the greatest finite number."""
+    return jnp.minimum(x, np.finfo(x.dtype).max)
 
 
 def divide(a: Array, b: Array) -> Array:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import brainunit
 import jax.numpy as jnp
-import numpy as np
 
 from braintools_optim.constraints import bound
 from braintools_optim.evaluation import refuse_inside
@@ -47,8 +46,6 @@ def add_groups(optimizer: Optimizer, weights: Weights, groups: list[Group], over
         leaves = {key: fresh[key] for key in group.keys}
         memories.append(first_memory(optimizer, str(index), leaves, own, treatment, frozen))
     memory = functools.reduce(merge_memory, memories)
-    order = {key: i for i, key in enumerate(key for group in groups for key in group.keys)}
-    memory['step'] = memory['step'][np.array([order[key] for key in fresh], np.int32)]
     weights.settle()
     add_options()
     if optimizer.opt_state is None:

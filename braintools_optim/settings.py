@@ -14,7 +14,7 @@ from braintools_optim.schedulers.base import LRScheduler
 from braintools_optim.schedulers.function import OptaxSchedule, as_scheduler
 from braintools_optim.weights import inside_transformation
 
-__all__ = ['OptimState', 'Settings']
+__all__ = ['OptimState', 'Settings', 'frozen_names']
 
 Options = dict[str, Any]
 HIDDEN = ('schedules', 'frozen')  # flags that are no options: how often schedules changed, the names of frozen weights
@@ -172,7 +172,7 @@ class Settings(Node):
     @property
     def frozen(self) -> frozenset[str]:
         """The names of the weights that stay as they are."""
-        return frozenset(filter(None, self.values.value['shared'].frozen.split('\n')))
+        return frozen_names(self.values.value)
 
     def freeze(self, names: Iterable[str]) -> None:
         """Let these weights, and no others, stay as they are."""
@@ -200,6 +200,12 @@ class Settings(Node):
         scheduled = as_number(self.lr_scheduler.rate(self.lr_scheduler.position, hp.lr, group))
         refusal = f'Invalid lr={value!r} of group {group}. The schedule stands at zero: no factor gives it.'
         self.set('lr_scale', ratio(validate('lr', value), scheduled, refusal), group, check)
+
+
+def frozen_names(values: Mapping[str, Any]) -> frozenset[str]:
+    """The names of frozen weights among the options."""
+    names: str = values['shared'].frozen
+    return frozenset(names.split('\n')) if names else frozenset()
 
 
 def split(options: Options, kinds: Mapping[str, Any]) -> tuple[Options, dict[str, LRScheduler]]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from braintools_optim.buffers import unshared
 from braintools_optim.clipping import clip_adaptively, clip_by_value, global_norm, norm_clip_factor
 from braintools_optim.constraints import Constraint
 from braintools_optim.options import Hyperparameters
@@ -61,7 +62,7 @@ def init_memory(
     frozen: Set[str] = frozenset(),
 ) -> Memory:
     """The memory of a group before its first update: ``{'step': counts, slot: {weight: array}}``."""
-    memory: Memory = {'step': jnp.zeros(len(weights), jnp.int32), 'skipped': jnp.zeros(2, jnp.int32)}
+    memory: Memory = {name: jnp.asarray(np.zeros(n, np.int32)) for name, n in (('step', len(weights)), ('skipped', 2))}
     if isinstance(rule, TreeRule):
         computed = {key: jnp.asarray(w, compute_dtype(w)) for key, w in weights.items()}
         memory['tree'] = {group: rule.init_tree(computed, hp) if computed else {}}
@@ -70,8 +71,8 @@ def init_memory(
             memory.setdefault(slot, {}).update({} if key in frozen else {key: value})
         if key in treatment.constraints:
             memory.setdefault('constraint', {})[key] = treatment.constraints[key].begin(w, units[key])
-    copies: Memory = jax.tree.map(jnp.array, memory)  # a step donates its memory, and may not donate a weight
-    return copies
+    own: Memory = unshared(memory, weights)  # a step donates its memory, and may not donate a weight
+    return own
 
 
 def first_slots(rule: Rule, w: Array, hp: Hyperparameters, treatment: Treatment) -> Slots:
@@ -146,6 +147,9 @@ def step(
             hp = hp.with_values(weight_decay=jnp.zeros(()) if hp.weight_decay is None else hp.weight_decay)
         own = counts if list(keys) == list(weights) else counts[np.array([place[key] for key in keys], np.int32)]
         hp = hp.with_values(**looked, factor=factor, decay=decay, changes_only=treatment.changes_only, step=own)
+        by_place, places = {}, list(np.arange(len(keys), dtype=np.uint32))
+        if not isinstance(rule, TreeRule) and keys:
+            hp, by_place, places = opaque((hp, {'step': own, **rule.prepare(hp)}, places), own)
         undecayed = hp.with_values(weight_decay=jnp.zeros(()), decay='none')
         hps = {key: undecayed if key in treatment.undecayed else hp for key in keys}
         if shared.rounding == 'stochastic':  # what sets the random numbers of one weight apart from those of the others
@@ -156,8 +160,7 @@ def step(
             new, state = update_tree(rule, hp, hps, weights, gradients, new_memory, str(index), extra, treatment)
             new_memory['tree'][str(index)] = state
         elif keys:
-            by_place = {'step': own, **rule.prepare(hp)}
-            for key, place_in_group in zip(keys, opaque_range(own), strict=True):
+            for key, place_in_group in zip(keys, places, strict=True):
                 if key in gradients:
                     new[key], slots = update(
                         treatment.constraints.get(key),
@@ -217,17 +220,16 @@ def survey(
     return factors, {'grad_norm': total, 'clipped': clipped, 'update_norms': [], 'update_ratio': []}
 
 
-def opaque_range(counts: Array) -> Sequence[Any]:
-    """The places of a group's leaves in ``counts``, as numbers that XLA does not know.
+def opaque(numbers: Any, counts: Array) -> Any:
+    """The same numbers, of which XLA knows on a CPU neither what they are nor how they came about.
 
-    On a CPU it compiles equal kernels once; the place of a leaf would make each an own one. An accelerator
-    would have to wait for the condition.
+    It would repeat in the kernels of each leaf what makes them; and kernels are compiled once if they are
+    equal, which the place of a leaf would keep them from. An accelerator would have to wait for the condition.
     """
-    places = [np.uint32(i) for i in range(len(counts))]
     if jax.default_backend() != 'cpu':
-        return places
-    hidden: Sequence[Any] = jax.lax.cond(counts[0] < 0, lambda: [np.uint32(0)] * len(places), lambda: places)
-    return hidden
+        return numbers
+    others = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), numbers)
+    return jax.lax.cond(counts[0] < 0, lambda: others, lambda: numbers)
 
 
 def update_leaf(

@@ -20,10 +20,6 @@ LEAFWISE = [rule for rule in RULES if issubclass(rule, bo.Optimizer) and not iss
 COPIES = {  # temporary memory, in weights
     # a norm, a row or a unit must be seen before a step along the direction
     **dict.fromkeys((bo.SM3, bo.Adafactor, bo.Fromage, bo.Lamb, bo.Lars, bo.Novograd), 1.0),
-    # the step needs a slot as it was, and XLA copies it rather than write the new one last
-    **dict.fromkeys((bo.ADOPT, bo.Lion, bo.Rprop), 1.0),
-    **dict.fromkeys((bo.AdaBelief, bo.Adadelta, bo.Adan), 2.0),
-    **dict.fromkeys((bo.ScheduleFreeSGD, bo.ScheduleFreeAdamW), 3.0),
     # products of matrices
     **dict.fromkeys((bo.Muon, bo.SOAP), 8.0),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -194,6 +195,25 @@ def test_static_arguments() -> None:
     np.testing.assert_array_equal(own['a'].value, (X + 1) / 2)
     with pytest.raises(ValueError, match='negative'):
         bo.jit(static_argnums=-1)(lambda x: x)
+
+
+def test_a_state_of_another_shape() -> None:
+    """What a function does may depend on it; shapes that were seen before are not compiled again."""
+    own = states()
+
+    @bo.jit
+    def grow_one(x: Any) -> None:
+        one = own['b' if own['a'].value.shape == (N,) else 'c']
+        one.value = one.value + x
+        own['a'].value = own['a'].value * 2
+
+    for i, shape in enumerate([(N,), (2,), (2, 1), (N,), (2,)]):
+        own['a'].value = jnp.asarray(np.full(shape, 1.0 * i))
+        with compilations(0) if i > 2 else contextlib.nullcontext():
+            grow_one(X)
+        np.testing.assert_array_equal(own['a'].value, np.full(shape, 2.0 * i))
+    np.testing.assert_array_equal(own['b'].value, X * 3 + 2 * X)
+    np.testing.assert_array_equal(own['c'].value, X - 4 + 3 * X)
 
 
 def test_what_is_donated() -> None:

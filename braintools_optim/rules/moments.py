@@ -154,9 +154,8 @@ class AdaBelief(Adam):
 
     def moments(self, g: Array, slots: Slots, hp: Hyperparameters) -> Slots:
         beta1, beta2 = hp.betas
-        surprise = beta1.value * (g - slots['exp_avg'])  # g - m_t, without its cancellation
-        spread = beta2.average(slots['exp_avg_sq'], surprise * surprise) + hp.eps_root
-        return {'exp_avg': beta1.average(slots['exp_avg'], g), 'exp_avg_sq': spread}
+        mean = beta1.average(slots['exp_avg'], g)
+        return {'exp_avg': mean, 'exp_avg_sq': beta2.average_square(slots['exp_avg_sq'], g - mean) + hp.eps_root}
 
 
 class Yogi(Adam):
@@ -303,7 +302,7 @@ class ADOPT(Moments):
         if hp.use_clipping:
             scaled = jnp.clip(scaled, -hp.bound, hp.bound)
         mean = hp.betas[0].average(slots['exp_avg'], scaled)
-        second = jnp.where(first, g * g, hp.betas[1].average(slots['exp_avg_sq'], g * g))
+        second = jnp.where(first, g * g, hp.betas[1].average_square(slots['exp_avg_sq'], g))
         return mean, {'exp_avg': mean, 'exp_avg_sq': second}
 
 

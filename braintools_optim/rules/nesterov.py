@@ -219,10 +219,13 @@ class Adan(Moments):
         return dict.fromkeys(('exp_avg', 'exp_avg_diff', 'exp_avg_sq', 'pre_grad'), jnp.zeros_like(w))
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
-        ahead = hp.betas[1].value
-        change = jnp.where(hp.step == 1, 0.0, g - slots['pre_grad'])
-        samples = {'exp_avg': g, 'exp_avg_diff': change, 'exp_avg_sq': (g + ahead * change) ** 2}
-        new = {name: beta.average(slots[name], x) for (name, x), beta in zip(samples.items(), hp.betas, strict=True)}
+        beta1, beta2, beta3 = hp.betas
+        ahead, change = beta2.value, jnp.where(hp.step == 1, 0.0, g - slots['pre_grad'])
+        new = {
+            'exp_avg': beta1.average(slots['exp_avg'], g),
+            'exp_avg_diff': beta2.average(slots['exp_avg_diff'], change),
+            'exp_avg_sq': beta3.average_square(slots['exp_avg_sq'], g + ahead * change),
+        }
         mean = hp.debias1 * new['exp_avg'] + ahead * hp.debias2 * new['exp_avg_diff']
         u = mean / (sqrt(hp.debias3 * new['exp_avg_sq']) + hp.eps)
         if hp.weight_decay is not None:

@@ -34,9 +34,9 @@ class ScheduleFree(Optimizer):
         """The share of the average in the weight."""
         raise NotImplementedError(f'{type(self).__name__} must define interpolation(hp).')
 
-    def scaled(self, g: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
-        """The gradient as ``z`` descends it, and the memory that this takes."""
-        return g, {}
+    def scaled(self, g: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Array, Slots]:
+        """The gradient as ``z`` descends it; the same for the weight; and the memory that this takes."""
+        return g, g, {}
 
     def check_options(self, hp: Hyperparameters) -> None:
         if hp.cautious:
@@ -54,16 +54,18 @@ class ScheduleFree(Optimizer):
         return {'warmup': warmup, 'aged': (1 - 1.0 / hp.step) ** hp.r}
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
-        g, new = self.scaled(g, slots, hp)
-        g, z, rate, counts = hp.warmup * (g + hp.weight_decay * w), slots['z'], hp.lr * hp.warmup, hp.lr > 0
+        *scaled, new = self.scaled(g, slots, hp)
+        for_z, for_w = (hp.warmup * (g + hp.weight_decay * w) for g in scaled)
+        rate, counts = hp.lr * hp.warmup, hp.lr > 0
         lr_max = jnp.maximum(slots['lr_max'], rate)
         growth = jnp.where(lr_max > 0, slots['lr_max'] / jnp.where(lr_max > 0, lr_max, 1.0), 1.0)
         # in units of the last weight: a sum of tiny numbers would lose them in float32
         weight_sum = slots['weight_sum'] * growth**hp.weight_lr_power * hp.aged + counts
         c = counts / jnp.maximum(weight_sum, 1.0)
+        z = slots['z'] - hp.lr * for_z
         toward_z = c * (w - z) / jnp.where(counts, hp.lr, 1.0)
-        new |= {'z': z - hp.lr * g, 'lr_max': lr_max, 'weight_sum': weight_sum}
-        return toward_z + (1 - self.interpolation(hp) * (1 - c)) * g, new
+        new |= {'z': z, 'lr_max': lr_max, 'weight_sum': weight_sum}
+        return toward_z + (1 - self.interpolation(hp)) * (1 - c) * for_w, new
 
     def evaluation(self, w: Array, slots: Slots, hp: Hyperparameters) -> Array:
         return w + (1 / self.interpolation(hp) - 1) * (w - slots['z'])
@@ -203,6 +205,9 @@ class ScheduleFreeAdamW(ScheduleFree):
     def prepare(self, hp: Hyperparameters) -> dict[str, Array]:
         return super().prepare(hp) | {'debias': hp.betas[1].debias(hp.step)}
 
-    def scaled(self, g: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
-        second = hp.betas[1].average(slots['exp_avg_sq'], g * g)
-        return g / (sqrt(hp.debias * second) + hp.eps), {'exp_avg_sq': second}
+    def scaled(self, g: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Array, Slots]:
+        second = hp.betas[1].average_square(slots['exp_avg_sq'], g)
+        # written in two ways: XLA would keep one root for both
+        roots = sqrt(hp.debias * second), sqrt(hp.debias) * sqrt(second)
+        for_z, for_w = (g / (root + hp.eps) for root in roots)
+        return for_z, for_w, {'exp_avg_sq': second}

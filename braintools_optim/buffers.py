@@ -1,0 +1,48 @@
+"""Buffers: what may be donated without being lost to another, and how XLA uses them again."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+from jax.core import Tracer
+
+__all__ = ['compiler_options', 'unshared']
+
+
+def unshared(donated: Any, others: Any) -> Any:
+    """What is donated, with arrays whose buffer occurs twice or among ``others`` copied."""
+    taken = {buffer_of(leaf) for leaf in jax.tree.leaves(others)}
+    leaves, structure = jax.tree.flatten(donated)
+    for i, leaf in enumerate(leaves):
+        buffer = buffer_of(leaf)
+        if buffer in taken and isinstance(leaf, jax.Array):
+            leaves[i] = leaf.copy()
+        taken.add(buffer)
+    return jax.tree.unflatten(structure, leaves)
+
+
+def buffer_of(leaf: Any) -> int:
+    """What tells buffers apart; two arrays may share one."""
+    if isinstance(leaf, Tracer) or not isinstance(leaf, jax.Array):
+        return id(leaf)
+    try:
+        return leaf.unsafe_buffer_pointer() or id(leaf)
+    except jax.errors.JaxRuntimeError:
+        if leaf.is_deleted():
+            raise
+        return id(leaf)  # on several devices
+
+
+@functools.cache
+def compiler_options() -> dict[str, Any]:
+    """What lets XLA on a CPU write a slot in place that another kernel reads: else it copies it."""
+    options = {'xla_cpu_copy_insertion_use_region_analysis': True}
+    if jax.default_backend() != 'cpu':
+        return {}
+    try:
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except jax.errors.JaxRuntimeError:  # a release that does not know it
+        return {}
+    return options
