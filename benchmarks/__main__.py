@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 import braintools_optim as bo
-from benchmarks.cost import first_step, growth, memory, tracing
+from benchmarks.cost import first_step, growth, memory
 from benchmarks.harness import medians
 from benchmarks.report import tables
 from benchmarks.steps import PEERS, MissingPeerError
@@ -24,6 +24,8 @@ from benchmarks.train import TRAIN
 
 SIZES = [('4 leaves of 64x64', 4, 64), ('50 leaves of 64x64', 50, 64), ('300 leaves of 64x64', 300, 64),
          ('4 leaves of 2048x2048', 4, 2048)]  # fmt: skip
+
+SLOW = ('flax.nnx', 'braintools')  # left out where they take longest
 
 
 def gradients(leaves: int, side: int) -> dict[str, jax.Array]:
@@ -37,7 +39,7 @@ def step_times(smoke: bool) -> list[dict[str, Any]]:
         for clip in (1.0,) if side < 2048 else (1.0, None):
             g, steps, missing = gradients(leaves, side), {}, []
             for peer, build in PEERS.items():
-                if peer != 'braintools' or side < 2048:
+                if peer not in SLOW or leaves * side <= 50 * 64:
                     try:
                         steps[peer] = build(g, clip)
                     except MissingPeerError as error:
@@ -70,7 +72,7 @@ def temporary_memory(side: int = 512) -> float:
 def measured(smoke: bool) -> dict[str, Any]:
     by_leaves = [(n, 1024 * n) for n in ((1, 10) if smoke else (1, 10, 100, 1000))]
     by_weights = [(4, 10**k) for k in ((4, 5) if smoke else (4, 5, 6, 7, 8))]
-    leaves, repetitions = (4, 1) if smoke else (300, 4)
+    leaves, repetitions = (4, 1) if smoke else (300, 2)
     return {
         'date': datetime.date.today().isoformat(),
         'machine': f'{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}',
@@ -79,12 +81,9 @@ def measured(smoke: bool) -> dict[str, Any]:
         },
         'steps': step_times(smoke),
         'train': train_times(smoke),
-        'tracing': {
-            'leaves': leaves,
-            's': tracing(leaves, 1, repetitions),
-            's of 10 shapes': tracing(leaves, 10, repetitions),
-        },
-        'first step': {'leaves': leaves, 's': first_step(leaves, 1 if smoke else 3)},
+        'first step': [
+            {'leaves': leaves, 'shapes': shapes, 's': first_step(leaves, shapes, repetitions)} for shapes in (1, 10)
+        ],
         'by leaves': growth(by_leaves, 3 if smoke else 25),
         'by weights': growth(by_weights, 3 if smoke else 7),
         'memory': memory(4, 64 if smoke else 2048),

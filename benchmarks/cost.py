@@ -7,49 +7,40 @@ import sys
 import time
 from typing import Any
 
-import brainstate
 import jax
 import jax.numpy as jnp
 
-import braintools_optim as bo
 from benchmarks.harness import medians
-from benchmarks.steps import PEERS, chain, optax_update
+from benchmarks.steps import PEERS
 from benchmarks.train import TRAIN
 
-__all__ = ['first_step', 'growth', 'memory', 'tracing']
+__all__ = ['first_step', 'growth', 'memory']
 
 
-def tracing(leaves: int, shapes: int, repetitions: int) -> dict[str, float]:
-    """Seconds to trace and lower one step of ours and of the optax chain, the least of some."""
+DURATIONS: dict[str, list[float]] = {}
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: DURATIONS.setdefault(event.rsplit('/', 1)[-1], []).append(seconds)
+)
+
+
+def first_step(leaves: int, shapes: int, repetitions: int) -> dict[str, dict[str, float]]:
+    """Seconds from gradients to the first new weights, all included, and those of tracing and lowering the step.
+
+    The least of some repetitions. jax times whatever it traces; the longest is the step.
+    """
     g = {f'layer{i:03}': jnp.full((64, 64 - i % shapes), 0.01) for i in range(leaves)}
-    states = {name: brainstate.ParamState(jnp.ones_like(x)) for name, x in g.items()}
-    optimizer = bo.Adam(1e-3, grad_clip_norm=1.0).register_trainable_weights(states)
-    tx = chain(1.0)
-    state = tx.init(g)
-    times: dict[str, list[float]] = {}
+    times: dict[str, dict[str, list[float]]] = {peer: {'tracing': [], 'all': []} for peer in ('ours', 'optax')}
     for _ in range(repetitions):
-        for name, lower in {
-            'ours': lambda: bo.jit(lambda g: optimizer.update(g)).lower(g),
-            'optax': lambda: jax.jit(optax_update(tx)).lower(g, state, g),
-        }.items():
+        for peer, own in times.items():
             jax.clear_caches()
-            start = time.perf_counter()
-            lower()
-            times.setdefault(name, []).append(time.perf_counter() - start)
-    return {name: min(values) for name, values in times.items()}
-
-
-def first_step(leaves: int, repetitions: int) -> dict[str, float]:
-    """Seconds from gradients to the first new weights, registration and compilation included, the least of some."""
-    g = {f'layer{i:03}': jnp.full((64, 64), 0.01) for i in range(leaves)}
-    times: dict[str, list[float]] = {'ours': [], 'optax': []}
-    for _ in range(repetitions):
-        for peer, values in times.items():
-            jax.clear_caches()
+            DURATIONS.clear()
             start = time.perf_counter()
             jax.block_until_ready(PEERS[peer](g, 1.0)())
-            values.append(time.perf_counter() - start)
-    return {peer: min(values) for peer, values in times.items()}
+            own['all'].append(time.perf_counter() - start)
+            own['tracing'].append(
+                max(DURATIONS['jaxpr_trace_duration']) + max(DURATIONS['jaxpr_to_mlir_module_duration'])
+            )
+    return {peer: {what: min(values) for what, values in own.items()} for peer, own in times.items()}
 
 
 def growth(sizes: list[tuple[int, int]], repetitions: int) -> list[dict[str, Any]]:

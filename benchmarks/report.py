@@ -38,17 +38,13 @@ def tables(result: Result) -> list[str]:
 
 
 def first(result: Result) -> list[str]:
-    tracing, step = result['tracing'], result['first step']
-    lines = ['## Until the first update', '', f'Seconds, {tracing["leaves"]} leaves of 64x64, with clipping.', '']
+    lines = ['## Until the first update', '', 'Seconds, leaves of 64x64 and nearly so, with clipping.', '']
     rows = []
-    for what, times in (
-        ('trace and lower, one shape', tracing['s']),
-        ('trace and lower, 10 shapes', tracing['s of 10 shapes']),
-        ('to the first new weights', step['s']),
-    ):
-        rows.append(
-            [what, *(f'{times[peer]:.3f}' for peer in ('ours', 'optax')), f'{times["ours"] / times["optax"]:.2f}']
-        )
+    for row in result['first step']:
+        for what, label in (('tracing', 'trace and lower the step'), ('all', 'from gradients to new weights')):
+            ours, optax = (row['s'][peer][what] for peer in ('ours', 'optax'))
+            name = f'{label}, {row["leaves"]} leaves of {row["shapes"]} shape{"s" * (row["shapes"] > 1)}'
+            rows.append([name, f'{ours:.3f}', f'{optax:.3f}', f'{ours / optax:.2f}'])
     return lines + table(['', 'ours', 'optax', 'ratio'], rows)
 
 

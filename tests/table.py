@@ -10,6 +10,7 @@ from typing import Any
 import brainstate
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import braintools_optim as bo
 
@@ -123,3 +124,9 @@ def deviation(path: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> 
         error = np.max(np.abs(path[key].astype(np.float64) - exact), axis=tuple(range(1, exact.ndim)))[1:]
         worst[key] = float(np.max(error / travelled(exact)))
     return worst
+
+
+def thinned(cases: list[Any]) -> Any:
+    """A test of each case, of which two in three are left to `make slow`."""
+    marked = [pytest.param(case, marks=() if i % 3 == 0 else pytest.mark.slow) for i, case in enumerate(cases)]
+    return pytest.mark.parametrize('case', marked, ids=lambda case: case.name)

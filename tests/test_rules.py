@@ -16,7 +16,7 @@ import pytest
 from compiling import COMPILATIONS
 from golden.record_rules import torch_path
 from rule_table import CASES, RECORDED, Case, deviation, optax_path, paper_path, run
-from table import OPTIMIZERS
+from table import OPTIMIZERS, thinned
 
 import braintools_optim as bo
 from braintools_optim import rules
@@ -82,7 +82,7 @@ def test_torch_in_float64(case: Case) -> None:
         assert max(deviation(path, torch_path(case, 'float64'), DOUBLE).values()) < 1e-12
 
 
-@cases('torch')
+@thinned([case for case in CASES if case.torch])
 @pytest.mark.usefixtures('float32')
 def test_torch_in_float32(case: Case) -> None:
     """No further from torch's float64 than twice torch's own float32, but for a few roundings of a small tensor."""

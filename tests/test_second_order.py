@@ -116,6 +116,7 @@ def test_sophias_estimate_is_hutchinsons(form: str) -> None:
     assert reads.value == 12  # what an estimate writes is dropped
 
 
+@pytest.mark.slow
 def test_sophias_signs_follow_from_seed_and_count() -> None:
     """So a checkpoint goes on to the bit, and another seed elsewhere; groups have estimates of their own blocks."""
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.record import torch_path
-from table import CASES, RECORDED, STEPS, Case, deviation, run
+from table import CASES, RECORDED, STEPS, Case, deviation, run, thinned
 
 import braintools_optim as bo
 
@@ -36,9 +36,7 @@ def test_float64(case: Case) -> None:
         assert max(deviation(path, torch_path(case, 'float64', STEPS)).values()) < 1e-12
 
 
-@pytest.mark.parametrize(
-    'case', [case for case in CASES if not dict(case.options).get('maximize')], ids=lambda case: case.name
-)
+@thinned([case for case in CASES if not dict(case.options).get('maximize')])
 @pytest.mark.usefixtures('float32')
 def test_float32(case: Case) -> None:
     path = run(case, np.float32)

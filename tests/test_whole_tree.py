@@ -35,6 +35,7 @@ def test_lbfgs_finds_the_minimum_of_rosenbrocks_function(size: int, linesearch: 
     np.testing.assert_allclose(w.value, 1.0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_lbfgs_takes_the_loss_in_either_form() -> None:
     results = []
     for form in ('tree', 'states'):
@@ -71,6 +72,7 @@ def test_lbfgs_is_optaxs_and_obeys_lr() -> None:
         np.testing.assert_allclose(w.value, params, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_lbfgs_solves_a_logistic_regression_as_scipy_does() -> None:
     optimize = pytest.importorskip('scipy.optimize')
     rng = np.random.default_rng(0)
