@@ -79,11 +79,12 @@ def measured(smoke: bool) -> dict[str, Any]:
         'versions': {
             name: version(name) for name in ('braintools_optim', 'jax', 'brainstate', 'optax', 'flax', 'torch')
         },
-        'steps': step_times(smoke),
-        'train': train_times(smoke),
+        # before the process is full of objects, as a first step is
         'first step': [
             {'leaves': leaves, 'shapes': shapes, 's': first_step(leaves, shapes, repetitions)} for shapes in (1, 10)
         ],
+        'steps': step_times(smoke),
+        'train': train_times(smoke),
         'by leaves': growth(by_leaves, 3 if smoke else 25),
         'by weights': growth(by_weights, 3 if smoke else 7),
         'memory': memory(4, 64 if smoke else 2048),
