@@ -140,10 +140,12 @@ def donating(
         traced = inside_transformation() or any(isinstance(x, Tracer) for x in jax.tree.leaves((args, kwargs)))
         if traced or config.jax_disable_jit:
             return plain(*args, **kwargs)
-        number = find(args, kwargs)
+        number, stale = find(args, kwargs), False
         try:
             new, result = compiled()(number, *divided(number, args, kwargs), *args, **kwargs)
         except StaleError:
+            stale = True
+        if stale:  # outside of the handler: what is raised here is the function's own
             number = find(args, kwargs, renew=True)
             new, result = compiled()(number, *divided(number, args, kwargs), *args, **kwargs)
         for state, written, value in zip(plans[number].states, plans[number].written, new, strict=True):

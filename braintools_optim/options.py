@@ -52,13 +52,9 @@ class Decay(NamedTuple):
 
     def average(self, mean: Array, sample: Array) -> Array:
         """The next value of the moving average ``mean`` after ``sample``."""
-        # a difference, as value * mean goes by a rounded value; and in this order exact where nothing is kept
-        average: Array = (mean - self.complement * mean) + self.complement * sample
+        # value * mean would go by a rounded value; a mean that has overflowed stays infinite, rather than NaN
+        average: Array = (mean - finite(self.complement * mean)) + self.complement * sample
         return average
-
-    def average_square(self, mean: Array, x: Array) -> Array:
-        """The same after ``x * x``, which stays finite: an infinite mean would become NaN."""
-        return self.average(mean, finite(x * x))
 
     def correction(self, step: Array) -> Array:
         """``1 - value**step``, the share of a zero-started average that is data."""

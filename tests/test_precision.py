@@ -256,3 +256,17 @@ def test_a_model_in_volt_and_one_in_millivolt_behave_as_the_meaning_of_lr_says(r
         assert u.get_unit(w.value) == unit
         paths[name] = np.array(w.value / u.mV)
     np.testing.assert_allclose(paths['V'], paths['mV'], rtol=1e-9)
+
+
+@pytest.mark.usefixtures('float32')
+@pytest.mark.parametrize('rule', [bo.Adam, bo.RMSprop, bo.Adadelta, bo.AdaBelief], ids=lambda rule: rule.__name__)
+def test_a_second_moment_that_overflows_stops_the_weight(rule: type[bo.Optimizer]) -> None:
+    """As in torch: the mean stays infinite, so the weight stands still, and does not become NaN."""
+    w = brainstate.ParamState(jnp.ones(2, jnp.float32))
+    optimizer = rule(lr=0.1).register_trainable_weights({'w': w})
+    path = []
+    for slope in (1.0, 1e25, 1.0, -1.0):
+        optimizer.update({'w': jnp.full(2, slope, jnp.float32)})
+        path.append(np.asarray(w.value))
+    assert 0 < path[0][0] < 1
+    np.testing.assert_array_equal(path[1:], path[:-1])

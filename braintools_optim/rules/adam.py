@@ -32,7 +32,7 @@ class Moments(Optimizer):
         beta1, beta2 = hp.betas
         return {
             'exp_avg': beta1.average(slots['exp_avg'], g),
-            'exp_avg_sq': beta2.average_square(slots['exp_avg_sq'], g),
+            'exp_avg_sq': beta2.average(slots['exp_avg_sq'], g * g),
         }
 
 

@@ -136,7 +136,7 @@ class Adadelta(Optimizer):
         return dict.fromkeys(('square_avg', 'acc_delta'), jnp.zeros_like(w))
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
-        square_avg = hp.rho.average_square(slots['square_avg'], g)
+        square_avg = hp.rho.average(slots['square_avg'], g * g)
         past, present = slots['acc_delta'] + hp.eps, square_avg + hp.eps
         square = past * g * (g / present)  # of delta, without its roots: XLA would keep them for both
         new = {'square_avg': square_avg, 'acc_delta': hp.rho.average(slots['acc_delta'], square)}

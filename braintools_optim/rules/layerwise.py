@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from braintools_optim.optimizer import LearningRate, Optimizer, given
 from braintools_optim.options import Hyperparameters
-from braintools_optim.precision import finite, sqrt
+from braintools_optim.precision import sqrt
 from braintools_optim.rule import Slots
 from braintools_optim.rules.adam import Adam
 from braintools_optim.rules.sgd import SGD
@@ -216,7 +216,7 @@ class Novograd(Optimizer):
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         beta1, beta2 = hp.betas
-        square = finite(jnp.sum(g * g))
+        square = jnp.sum(g * g)
         square = jnp.where(hp.step == 1, square, beta2.average(slots['exp_avg_sq'], square))
         momentum = beta1.value * slots['exp_avg'] + decayed(g / (sqrt(square) + hp.eps), w, hp)
         return momentum, {'exp_avg': momentum, 'exp_avg_sq': square}

@@ -282,7 +282,7 @@ class SOAP(Optimizer):
         bases = {i: slots[f'Q{i}'] for i in sides}
         started, (beta1, beta2) = hp.step > 1, hp.betas
         exp_avg = jnp.where(started, beta1.average(slots['exp_avg'], g), 0.0)
-        second = jnp.where(started, beta2.average_square(slots['exp_avg_sq'], rotated(g, bases)), 0.0)
+        second = jnp.where(started, beta2.average(slots['exp_avg_sq'], rotated(g, bases) ** 2), 0.0)
         scaled = hp.rate * rotated(exp_avg, bases) / (sqrt(second) + hp.eps)
         change = rotated(scaled, {i: q.T for i, q in bases.items()})
         change = jnp.where(started, change + hp.weight_decay * (w - hp.lr * change), 0.0)

@@ -155,7 +155,7 @@ class AdaBelief(Adam):
     def moments(self, g: Array, slots: Slots, hp: Hyperparameters) -> Slots:
         beta1, beta2 = hp.betas
         mean = beta1.average(slots['exp_avg'], g)
-        return {'exp_avg': mean, 'exp_avg_sq': beta2.average_square(slots['exp_avg_sq'], g - mean) + hp.eps_root}
+        return {'exp_avg': mean, 'exp_avg_sq': beta2.average(slots['exp_avg_sq'], (g - mean) ** 2) + hp.eps_root}
 
 
 class Yogi(Adam):
@@ -302,7 +302,7 @@ class ADOPT(Moments):
         if hp.use_clipping:
             scaled = jnp.clip(scaled, -hp.bound, hp.bound)
         mean = hp.betas[0].average(slots['exp_avg'], scaled)
-        second = jnp.where(first, g * g, hp.betas[1].average_square(slots['exp_avg_sq'], g))
+        second = jnp.where(first, g * g, hp.betas[1].average(slots['exp_avg_sq'], g * g))
         return mean, {'exp_avg': mean, 'exp_avg_sq': second}
 
 

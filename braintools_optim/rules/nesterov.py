@@ -224,7 +224,7 @@ class Adan(Moments):
         new = {
             'exp_avg': beta1.average(slots['exp_avg'], g),
             'exp_avg_diff': beta2.average(slots['exp_avg_diff'], change),
-            'exp_avg_sq': beta3.average_square(slots['exp_avg_sq'], g + ahead * change),
+            'exp_avg_sq': beta3.average(slots['exp_avg_sq'], (g + ahead * change) ** 2),
         }
         mean = hp.debias1 * new['exp_avg'] + ahead * hp.debias2 * new['exp_avg_diff']
         u = mean / (sqrt(hp.debias3 * new['exp_avg_sq']) + hp.eps)

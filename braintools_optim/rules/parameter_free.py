@@ -136,7 +136,7 @@ class Prodigy(DistanceAdapted):
         share = d * (d if hp.safeguard_warmup else hp.lr * rate)
         s = each(lambda s, g: beta3 * s + share * g, state['s'], g)
         exp_avg = each(lambda m, g: beta1.average(m, d * g), state['exp_avg'], g)
-        exp_avg_sq = each(lambda v, g: beta2.average_square(v, d * g), state['exp_avg_sq'], g)
+        exp_avg_sq = each(lambda v, g: beta2.average(v, (d * g) ** 2), state['exp_avg_sq'], g)
         d_hat = hp.d_coef * divide(numerator, sum_of_sizes(s))
         d_max = jnp.maximum(state['d_max'], d_hat)
         grown = jnp.where(d == state['d0'], jnp.maximum(d, d_hat), d)  # the first rise is free
@@ -231,7 +231,7 @@ class DAdaptAdamW(DistanceAdapted):
         numerator = gamma.average(state['numerator_weighted'], gain)
         s = each(lambda s, g: gamma.average(s, hp.lr * rate * g), state['s'], g)
         exp_avg = each(lambda m, g: beta1.average(m, rate * g), state['exp_avg'], g)
-        exp_avg_sq = each(lambda v, g: beta2.average_square(v, g), state['exp_avg_sq'], g)
+        exp_avg_sq = each(lambda v, g: beta2.average(v, g * g), state['exp_avg_sq'], g)
         d_hat = divide(numerator, gamma.complement * sum_of_sizes(s))
         d = jnp.maximum(state['d'], jnp.minimum(d_hat, self.limit(state['d'], hp)))
         direction = each(

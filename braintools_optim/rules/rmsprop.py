@@ -80,7 +80,7 @@ class RMSprop(Optimizer):
         return {name: jnp.zeros_like(w) for name in names}
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
-        new = {'square_avg': hp.alpha.average_square(slots['square_avg'], g)}
+        new = {'square_avg': hp.alpha.average(slots['square_avg'], g * g)}
         square = new['square_avg']
         if hp.centered:
             new['grad_avg'] = hp.alpha.average(slots['grad_avg'], g)

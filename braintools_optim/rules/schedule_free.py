@@ -206,7 +206,7 @@ class ScheduleFreeAdamW(ScheduleFree):
         return super().prepare(hp) | {'debias': hp.betas[1].debias(hp.step)}
 
     def scaled(self, g: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Array, Slots]:
-        second = hp.betas[1].average_square(slots['exp_avg_sq'], g)
+        second = hp.betas[1].average(slots['exp_avg_sq'], g * g)
         # written in two ways: XLA would keep one root for both
         roots = sqrt(hp.debias * second), sqrt(hp.debias) * sqrt(second)
         for_z, for_w = (g / (root + hp.eps) for root in roots)
