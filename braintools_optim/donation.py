@@ -8,11 +8,10 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, cast, overload
 
 import brainstate
 import jax
-from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from braintools_optim.buffers import compiler_options, unshared
-from braintools_optim.weights import inside_transformation
+from braintools_optim.weights import is_traced
 
 __all__ = ['donating', 'jit']
 
@@ -137,8 +136,7 @@ def donating(
 
     @functools.wraps(function)
     def jitted(*args: Any, **kwargs: Any) -> Any:
-        traced = inside_transformation() or any(isinstance(x, Tracer) for x in jax.tree.leaves((args, kwargs)))
-        if traced or config.jax_disable_jit:
+        if is_traced() or config.jax_disable_jit:
             return plain(*args, **kwargs)
         number, stale = find(args, kwargs), False
         try:

@@ -34,7 +34,7 @@ from braintools_optim.step import Memory, first_slots, step
 from braintools_optim.summary import summary
 from braintools_optim.treatment import Treatment
 from braintools_optim.units import warn_of_mixed_norms
-from braintools_optim.weights import Scales, UniqueStateManager, Weights, inside_transformation
+from braintools_optim.weights import Scales, UniqueStateManager, Weights, inside_transformation, is_traced
 
 __all__ = ['LearningRate', 'Optimizer', 'given']
 
@@ -331,7 +331,7 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
         if self.metrics_state is not None:
             report['metrics'] = self.metrics_state.value
         run: Callable[..., Any] = self._compiled[self.donate_weights]
-        if inside_transformation():
+        if is_traced():
             run, settings = self._step, jax.tree.map(jnp.asarray, settings)  # vmap's trial run passes NumPy arrays
         memory, leaves, count, report = run(self.opt_state.value, leaves, gradients, settings, extra, scales, report)
         self.opt_state.value = memory

@@ -11,20 +11,29 @@ import brainunit
 import jax
 import jax.numpy as jnp
 from brainstate._state import TRACE_CONTEXT  # there is no public name for "is a transformation active?"
+from brainstate.util import StateJaxTracer
 
 from braintools_optim.options import MissingKeyError
 from braintools_optim.units import gradient_scales, is_quantity
 
-__all__ = ['UniqueStateManager', 'Weights', 'flatten_states', 'inside_transformation']
+__all__ = ['UniqueStateManager', 'Weights', 'flatten_states', 'inside_transformation', 'is_traced']
 
 Path = tuple[Any, ...]
 Scales = tuple[float, ...] | None
 LEAF = jax.tree.structure(0)
 
 
+TOP_LEVEL = StateJaxTracer()
+
+
 def inside_transformation() -> bool:
     """Whether a brainstate transformation is tracing (or probing) the caller."""
     return bool(TRACE_CONTEXT.state_stack)
+
+
+def is_traced() -> bool:
+    """Whether any transformation is: jax's own, too, under which States that were there before cannot be written."""
+    return inside_transformation() or not TOP_LEVEL.is_valid()
 
 
 def children(node: Any) -> Iterator[tuple[Path, Any]] | None:

@@ -191,19 +191,6 @@ def test_a_compiled_function_follows_every_option() -> None:
     assert float(states[('scale',)].value) == 1.75
 
 
-def test_raw_jax_jit_is_refused_and_changes_nothing() -> None:
-    states = model()
-    opt = bo.Adam().register_trainable_weights(states)
-    opt.update(gradients())
-    before = everything(opt, states)
-    with pytest.raises(
-        brainstate.util.TraceContextError if hasattr(brainstate.util, 'TraceContextError') else Exception
-    ):
-        jax.jit(lambda g: opt.update(g))(gradients())
-    assert_same(before, everything(opt, states))
-    opt.update(gradients())
-
-
 # dtypes, structure and memory
 
 

@@ -571,3 +571,18 @@ def test_there_are_many() -> None:
     assert len(OF_RULES) > 1000
     assert len(OF_SCHEDULES) > 500
     assert len(CALLS) > 200
+
+
+@pytest.mark.parametrize('jit', [lambda f: f, bo.jit], ids=['update', 'jit'])
+def test_transformations_of_jax_are_refused(jit: Any) -> None:
+    """brainstate's message says what to use instead; it is an error to trace a step that nobody could follow."""
+    w = brainstate.ParamState(jnp.ones(2))
+    optimizer = bo.Adam(lr=0.1).register_trainable_weights({'w': w})
+    step = jit(lambda g: optimizer.update({'w': g}))
+    for closed_over in (False, True):
+        with pytest.raises(brainstate.TraceContextError, match='brainstate.transform.jit'):
+            jax.jit((lambda g: step(jnp.ones(2))) if closed_over else step)(jnp.ones(2))
+    np.testing.assert_array_equal(w.value, 1.0)
+    assert optimizer.step_count.value == 0
+    step(jnp.ones(2))
+    assert (w.value < 1).all()
