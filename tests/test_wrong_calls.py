@@ -580,7 +580,7 @@ def test_transformations_of_jax_are_refused(jit: Any) -> None:
     optimizer = bo.Adam(lr=0.1).register_trainable_weights({'w': w})
     step = jit(lambda g: optimizer.update({'w': g}))
     for closed_over in (False, True):
-        with pytest.raises(brainstate.TraceContextError, match='brainstate.transform.jit'):
+        with pytest.raises(brainstate.TraceContextError, match=r'brainstate\.transform\.jit'):
             jax.jit((lambda g: step(jnp.ones(2))) if closed_over else step)(jnp.ones(2))
     np.testing.assert_array_equal(w.value, 1.0)
     assert optimizer.step_count.value == 0
