@@ -138,14 +138,15 @@ def donating(
     def jitted(*args: Any, **kwargs: Any) -> Any:
         if is_traced() or config.jax_disable_jit:
             return plain(*args, **kwargs)
-        number, stale = find(args, kwargs), False
+        number = find(args, kwargs)
         try:
-            new, result = compiled()(number, *divided(number, args, kwargs), *args, **kwargs)
+            returned = compiled()(number, *divided(number, args, kwargs), *args, **kwargs)
         except StaleError:
-            stale = True
-        if stale:  # outside of the handler: what is raised here is the function's own
+            returned = None
+        if returned is None:  # outside of the handler: what is raised here is the function's own
             number = find(args, kwargs, renew=True)
-            new, result = compiled()(number, *divided(number, args, kwargs), *args, **kwargs)
+            returned = compiled()(number, *divided(number, args, kwargs), *args, **kwargs)
+        new, result = returned
         for state, written, value in zip(plans[number].states, plans[number].written, new, strict=True):
             if written:
                 state.value = value
