@@ -321,9 +321,9 @@ def to_leaf(name: str, value: Any) -> Any:
         return None
     if isinstance(value, tuple):
         return tuple(to_leaf(name, v) for v in value)
-    if name in DECAYS:
-        return Decay(*(jnp.asarray(part, jnp.result_type(float)) for part in (value, 1 - value)))
-    return jnp.asarray(value, jnp.result_type(float))
+    parts = Decay.of(value) if name in DECAYS else (value,)
+    arrays = [jnp.asarray(part, jnp.result_type(float)) for part in parts]
+    return Decay(*arrays) if name in DECAYS else arrays[0]
 
 
 def from_leaf(name: str, leaf: Any) -> Any:
