@@ -1,4 +1,7 @@
-"""One step of Adam, by this library and by its peers, on the same weights and gradients."""
+"""One step of Adam, by this library and by its peers, on the same weights and gradients.
+
+Each returns its last weight to wait for: what one compiled function makes is ready at once.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +40,11 @@ def _ours(gradients: Gradients, clip: float | None, donate_weights: bool) -> Ste
     states = {name: brainstate.ParamState(jnp.ones_like(g)) for name, g in gradients.items()}
     optimizer = bo.Adam(1e-3, grad_clip_norm=clip).register_trainable_weights(states)
     optimizer.donate_weights = donate_weights
+    *_, last = states.values()
 
     def step() -> Any:
         optimizer.update(gradients)
-        return [state.value for state in states.values()]
+        return last.value
 
     return step
 
@@ -66,7 +70,7 @@ def by_hand(gradients: Gradients, clip: float | None) -> Step:
     def step() -> Any:
         nonlocal state
         state = compiled(*state, g)
-        return state[0]
+        return state[0][-1]
 
     return step
 
@@ -93,11 +97,12 @@ def optax_chain(gradients: Gradients, clip: float | None) -> Step:
     compiled = jax.jit(optax_update(tx), donate_argnums=(0, 1))
     params = {name: jnp.ones_like(g) for name, g in gradients.items()}
     carry = params, tx.init(params)
+    *_, last = gradients
 
     def step() -> Any:
         nonlocal carry
         carry = compiled(*carry, gradients)
-        return carry[0]
+        return carry[0][last]
 
     return step
 
@@ -112,6 +117,7 @@ def flax_nnx(gradients: Gradients, clip: float | None) -> Step:
     for name, g in gradients.items():
         setattr(model, name, nnx.Param(jnp.ones_like(g)))
     optimizer = nnx.Optimizer(model, chain(clip), wrt=nnx.Param)
+    *_, last = gradients
     wrapped = jax.tree.unflatten(jax.tree.structure(nnx.state(model, nnx.Param)), gradients.values())
 
     @nnx.jit
@@ -120,7 +126,7 @@ def flax_nnx(gradients: Gradients, clip: float | None) -> Step:
 
     def step() -> Any:
         update(model, optimizer, wrapped)
-        return [getattr(model, name)[...] for name in gradients]
+        return getattr(model, last)[...]
 
     return step
 
@@ -134,10 +140,11 @@ def braintools(gradients: Gradients, clip: float | None) -> Step:
     states = {name: brainstate.ParamState(jnp.ones_like(g)) for name, g in gradients.items()}
     optimizer = Adam(lr=1e-3, grad_clip_norm=clip)
     optimizer.register_trainable_weights(states)
+    *_, last = states.values()
 
     def step() -> Any:
         optimizer.update(gradients)
-        return [state.value for state in states.values()]
+        return last.value
 
     return step
 

@@ -15,12 +15,23 @@ def unshared(donated: Any, others: Any) -> Any:
     """What is donated, with arrays whose buffer occurs twice or among ``others`` copied."""
     taken = {buffer_of(leaf) for leaf in jax.tree.leaves(others)}
     leaves, structure = jax.tree.flatten(donated)
+    if all_differ(leaves, taken):  # nearly always
+        return donated
     for i, leaf in enumerate(leaves):
         buffer = buffer_of(leaf)
         if buffer in taken and isinstance(leaf, jax.Array):
             leaves[i] = leaf.copy()
         taken.add(buffer)
     return jax.tree.unflatten(structure, leaves)
+
+
+def all_differ(leaves: list[Any], taken: set[int]) -> bool:
+    """Whether these are arrays on one device whose buffers are all different, and none of ``taken``."""
+    try:
+        buffers = {leaf.unsafe_buffer_pointer() for leaf in leaves}
+    except (AttributeError, TypeError, jax.errors.JaxRuntimeError):
+        return False
+    return len(buffers) == len(leaves) and 0 not in buffers and taken.isdisjoint(buffers)
 
 
 def buffer_of(leaf: Any) -> int:

@@ -16,7 +16,7 @@ from jax.tree_util import DictKey, keystr, tree_flatten_with_path
 from braintools_optim import files
 from braintools_optim.evaluation import refuse_inside
 from braintools_optim.metrics import first_metrics
-from braintools_optim.options import is_flag
+from braintools_optim.options import Packed, is_flag
 from braintools_optim.registration import first_memory
 from braintools_optim.rule import TreeRule
 from braintools_optim.selection import Predicate, selected
@@ -83,8 +83,8 @@ def load_state_dict(
     old_names = names_there(state_dict['weights'], optimizer.weight_names, rename or {})
     state = with_names(state_dict, {old: new for new, old in old_names.items()})
     problems = [f'{what}: {there!r} there, {here!r} here' for what, there, here in differences(optimizer, state)]
-    here, there = weights(optimizer), state['weights']
-    old_names = {n: old for n, old in old_names.items() if n in here and here[n]['unit'] == there[n]['unit']}
+    ours, theirs = weights(optimizer), state['weights']
+    old_names = {n: old for n, old in old_names.items() if n in ours and ours[n]['unit'] == theirs[n]['unit']}
     saved, values = {'opt_state': state['opt_state'], **state['states']}, {}
     others = other_groups(optimizer, state)
     for name, own in named_states(optimizer).items():
@@ -92,12 +92,13 @@ def load_state_dict(
         if name == 'opt_state':
             values[name] = memory_from(optimizer, arrays, old_names, problems)
         else:
-            values[name] = from_arrays(own.value, arrays, name, problems, others if name == 'settings.values' else ())
+            here = keyed(optimizer, name, own.value)
+            values[name] = from_arrays(here, arrays, name, problems, others if name == 'settings.values' else ())
     problems += [f'{name}: not here' for name in saved]
     if problems and strict:
         raise ValueError('The state_dict does not fit this optimizer, which is unchanged. ' + '; '.join(problems))
     for name, own in named_states(optimizer).items():
-        own.value = values[name]
+        own.value = Packed.of(values[name]) if isinstance(own.value, Packed) else values[name]
     for i, group in enumerate(state['param_groups']):
         if f'groups.{i}.' not in others:
             optimizer.settings.own[i] = set(group['own']) & optimizer.settings.plain(i).keys()
@@ -173,7 +174,9 @@ def named_states(optimizer: Optimizer) -> dict[str, brainstate.State]:
 
 
 def keyed(optimizer: Optimizer, name: str, value: Any) -> Any:
-    """A State's value with the counts of updates by weight, not by position."""
+    """A State's value with the counts of updates by weight, and options by name, not by position."""
+    if isinstance(value, Packed):
+        return value.tree
     if name != 'opt_state':
         return value
     return {**value, 'step': dict(zip(optimizer.weight_names, value['step'], strict=True))}

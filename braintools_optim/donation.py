@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast, overload
 
 import brainstate
@@ -11,7 +12,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from braintools_optim.buffers import compiler_options, unshared
-from braintools_optim.weights import is_traced
+from braintools_optim.states import is_traced, is_watched, read, write
 
 __all__ = ['donating', 'jit']
 
@@ -126,10 +127,10 @@ def donating(
             current[key] = same[0] if same else len(plans) - 1
         return current[key]
 
-    def divided(number: int, args: Any, kwargs: Any) -> tuple[list[Any], list[Any]]:
+    def divided(number: int, args: Any, kwargs: Any, direct: bool = False) -> tuple[list[Any], list[Any]]:
         """The values of the States that are donated, and of the others."""
         own = plans[number]
-        values = [state.value for state in own.states]
+        values = read(own.states, direct)
         kept = [None if d else value for d, value in zip(own.donated, values, strict=True)]
         donated = [value if d else None for d, value in zip(own.donated, values, strict=True)]
         return unshared(donated, (kept, args, kwargs, own.constants)), kept
@@ -138,18 +139,17 @@ def donating(
     def jitted(*args: Any, **kwargs: Any) -> Any:
         if is_traced() or config.jax_disable_jit:
             return plain(*args, **kwargs)
-        number = find(args, kwargs)
+        number, direct = find(args, kwargs), not is_watched()
         try:
-            returned = compiled()(number, *divided(number, args, kwargs), *args, **kwargs)
+            returned = compiled()(number, *divided(number, args, kwargs, direct), *args, **kwargs)
         except StaleError:
             returned = None
         if returned is None:  # outside of the handler: what is raised here is the function's own
             number = find(args, kwargs, renew=True)
             returned = compiled()(number, *divided(number, args, kwargs), *args, **kwargs)
         new, result = returned
-        for state, written, value in zip(plans[number].states, plans[number].written, new, strict=True):
-            if written:
-                state.value = value
+        own = plans[number]
+        write(compress(own.states, own.written), compress(new, own.written), direct)
         return result
 
     def lower(*args: Any, **kwargs: Any) -> Any:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from braintools_optim.precision import cast_floats, from_working, to_working
 from braintools_optim.rule import TreeRule
+from braintools_optim.states import inside_transformation
 from braintools_optim.step import Memory, precise, slots_of
-from braintools_optim.weights import inside_transformation
 
 if TYPE_CHECKING:
     from braintools_optim.optimizer import Optimizer
@@ -63,7 +63,7 @@ def evaluated(optimizer: Optimizer) -> list[Any]:
     state: Any = optimizer.opt_state
     memory, settings = state.value, optimizer.settings
     weights = dict(zip(optimizer.weight_names, map(jnp.asarray, optimizer._weights.read()), strict=True))
-    values, positions = settings.values.value, settings.positions
+    values, positions = settings.options, settings.positions()
     found: dict[str, Any] = {}
     for i, group in enumerate(optimizer._groups):
         hp = settings.part(values, positions, i)

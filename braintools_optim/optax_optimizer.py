@@ -123,7 +123,7 @@ def to_optax(optimizer: Optimizer) -> optax.GradientTransformationExtraArgs:
     [-0.5, -0.5]
     """
     settings, schedule = optimizer.settings, optimizer.lr_scheduler
-    values, positions = settings.values.value, settings.positions
+    values, positions = settings.options, settings.positions()
     shared, options = (settings.part(values, positions, part) for part in ('shared', 'defaults'))
     for name in ('groups', 'constraints', 'master_weights', 'loss_scale'):
         if getattr(optimizer, name):

@@ -30,11 +30,12 @@ from braintools_optim.selection import Predicate
 from braintools_optim.settings import OptimState, Settings, frozen_names
 from braintools_optim.shared_options import FIXED, OF_ALL, SHARED, check_fixed
 from braintools_optim.signatures import constructor_arguments, constructor_signature, given
+from braintools_optim.states import inside_transformation, is_traced, is_watched, read, write
 from braintools_optim.step import Memory, first_slots, step
 from braintools_optim.summary import summary
 from braintools_optim.treatment import Treatment
 from braintools_optim.units import warn_of_mixed_norms
-from braintools_optim.weights import Scales, UniqueStateManager, Weights, inside_transformation, is_traced
+from braintools_optim.weights import Scales, UniqueStateManager, Weights
 
 __all__ = ['LearningRate', 'Optimizer', 'given']
 
@@ -153,7 +154,7 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
         self.step_count = OptimState(jnp.zeros((), jnp.int32))
         self.opt_state: OptimState | None = None
         settings = Settings(lr, shared, defaults, kinds, self.step_count)
-        self._admit(settings.values.value['defaults'].plain())
+        self._admit(settings.options['defaults'].plain())
         self._weights = Weights()
         self._groups: list[Group] = []
         self._warned_of_units = False
@@ -305,9 +306,8 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
         if type(partial) is not bool:
             raise TypeError(f'Invalid partial={partial!r}. Must be a bool.')
         self._check_extra(extra)
-        functions = tuple((name, value) for name, value in extra.items() if callable(value))
-        interpreted: bool = jax.config.jax_disable_jit  # type: ignore[attr-defined]
-        if functions and not (interpreted or inside_transformation()):
+        functions = tuple((name, value) for name, value in extra.items() if callable(value)) if extra else ()
+        if functions and not (jax.config.jax_disable_jit or inside_transformation()):  # type: ignore[attr-defined]
             # brainstate's jit follows the States that they read
             arrays = {name: value for name, value in extra.items() if not callable(value)}
             self._jit(
@@ -315,14 +315,16 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
                 lambda grads, arrays, scale: self._update(grads, loss_unit, arrays | dict(functions), partial, scale),
             )(grads, arrays, loss_scale)
             return
-        leaves = self._weights.read()
-        options = self.settings.values.value
-        frozen = frozen_names(options)
+        traced = is_traced()
+        direct = not (traced or is_watched())
+        leaves = self._weights.read(direct)
+        memory, count, options = read((self.opt_state, self.step_count, self.settings.values), direct)
+        shared: Hyperparameters = options.flags['shared']
+        frozen = frozen_names(shared)
         gradients, scales = self._weights.match(grads, loss_unit, partial, frozen)
         if partial and isinstance(self, TreeRule) and not self._weights.all_but(frozen, gradients):
             raise ValueError(f'Invalid partial=True. {type(self).__name__} needs the gradients of all weights.')
-        used = {name: options[name] for name in ('shared', 'groups')}  # each argument of a compiled function takes time
-        settings = (used, self.settings.positions, self.step_count.value)
+        settings = (options, self.settings.positions(direct), count)
         scaling = self.loss_scale if loss_scale is None else validate('loss_scale', loss_scale)
         dynamic = scaling if isinstance(scaling, DynamicLossScale) else None
         if dynamic is None and scaling is not None:
@@ -331,15 +333,14 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
         if self.metrics_state is not None:
             report['metrics'] = self.metrics_state.value
         run: Callable[..., Any] = self._compiled[self.donate_weights]
-        if is_traced():
+        if traced:
             run, settings = self._step, jax.tree.map(jnp.asarray, settings)  # vmap's trial run passes NumPy arrays
-        memory, leaves, count, report = run(self.opt_state.value, leaves, gradients, settings, extra, scales, report)
-        self.opt_state.value = memory
-        self.step_count.value = count
-        self._weights.write(leaves)
+        memory, leaves, count, report = run(memory, leaves, gradients, settings, extra, scales, report)
+        write((self.opt_state, self.step_count), (memory, count), direct)
+        self._weights.write(leaves, direct)
         if dynamic is not None:
             dynamic.state.value = report['loss_scale']
-        elif options['shared'].on_nonfinite == 'raise':
+        elif shared.on_nonfinite == 'raise':
             self._raise_unless(report['finite'], grads)
         if self.metrics_state is not None:
             self.metrics_state.value = report['metrics']
@@ -374,7 +375,8 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
     ) -> tuple[Memory, list[Any], Any, dict[str, Any]]:
         """The update as a pure function of the values of the States."""
         evaluation.refuse_evaluated(memory, 'An update')
-        (hps, positions, count), keys = settings, self._weights.keys
+        (options, positions, count), keys = settings, self._weights.keys
+        hps = jax.tree.map(jnp.asarray, options.tree)
         weights = dict(zip(keys, leaves, strict=True))
         found = {key: g for key, g in zip(keys, gradients, strict=True) if g is not None}
         if scales is not None:  # which may leave float16's range
@@ -385,7 +387,7 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
         shared = self.settings.part(hps, positions, 'shared')
         groups = [(group.keys, self.settings.part(hps, positions, i)) for i, group in enumerate(self._groups)]
         self._check_norm(shared)
-        frozen, scaling = frozen_names(hps), report.pop('loss_scale')
+        frozen, scaling = frozen_names(shared), report.pop('loss_scale')
         dynamic = isinstance(scaling, dict)
         new = step(
             self,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ __all__ = [
     'Decay',
     'Hyperparameters',
     'MissingKeyError',
+    'Packed',
     'as_number',
     'from_leaf',
     'is_flag',
@@ -322,8 +324,14 @@ def to_leaf(name: str, value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(to_leaf(name, v) for v in value)
     parts = Decay.of(value) if name in DECAYS else (value,)
-    arrays = [jnp.asarray(part, jnp.result_type(float)) for part in parts]
+    arrays = [as_array(part) for part in parts]
     return Decay(*arrays) if name in DECAYS else arrays[0]
+
+
+def as_array(number: Any) -> Any:
+    """A number in the default dtype of floats: NumPy's, unless it is jax's already."""
+    dtype = jnp.result_type(float)
+    return jnp.asarray(number, dtype) if isinstance(number, jax.Array) else np.asarray(number, dtype)
 
 
 def from_leaf(name: str, leaf: Any) -> Any:
@@ -339,43 +347,40 @@ def from_leaf(name: str, leaf: Any) -> Any:
 class Hyperparameters:
     """What a rule reads: ``hp.lr``, ``hp.betas``, ``hp.step``, ``hp.amsgrad``, ...
 
-    Numbers are traced arrays (decay rates are :class:`Decay`); flags are Python values.
+    Numbers are arrays (decay rates are :class:`Decay`); flags are Python values.
     """
 
-    __slots__ = ('_flat', '_values')
+    __slots__ = ('__dict__', '_flat')  # the attributes are the hyperparameters, and nothing else
 
     def __init__(self, values: Mapping[str, Any]):
-        self._values = dict(values)
-        self._flat: Any = None  # flattened at every call of a compiled function, and never changed
+        self.__dict__.update(values)
+        self._flat: Any = None  # flattened often, and never changed
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self._values[name]
-        except KeyError:
-            raise AttributeError(f'{name!r} is no hyperparameter; there are {sorted(self._values)}.') from None
+    def __getattr__(self, name: str) -> Any:  # reached only by what is none
+        raise AttributeError(f'{name!r} is no hyperparameter; there are {sorted(self.__dict__)}.')
 
     def __repr__(self) -> str:
-        return f'Hyperparameters({", ".join(f"{name}={value}" for name, value in self._values.items())})'
+        return f'Hyperparameters({", ".join(f"{name}={value}" for name, value in self.__dict__.items())})'
 
     @classmethod
     def as_leaves(cls, values: Mapping[str, Any]) -> Hyperparameters:
-        """As a State holds them."""
+        """With numbers as arrays."""
         return cls({name: to_leaf(name, value) for name, value in values.items()})
 
     def plain(self) -> Hyperparameters:
         """As Python numbers and flags."""
-        return Hyperparameters({name: from_leaf(name, leaf) for name, leaf in self._values.items()})
+        return Hyperparameters({name: from_leaf(name, leaf) for name, leaf in self.__dict__.items()})
 
     def values(self) -> dict[str, Any]:
-        return self._values
+        return self.__dict__
 
     def with_values(self, **values: Any) -> Hyperparameters:
-        return Hyperparameters({**self._values, **values})
+        return Hyperparameters({**self.__dict__, **values})
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         if self._flat is None:
-            numbers = {name: value for name, value in self._values.items() if not is_flag(value)}
-            flags = tuple((name, value) for name, value in self._values.items() if is_flag(value))
+            numbers = {name: value for name, value in self.__dict__.items() if not is_flag(value)}
+            flags = tuple((name, value) for name, value in self.__dict__.items() if is_flag(value))
             self._flat = tuple(numbers.values()), (tuple(numbers), flags)
         flat: tuple[tuple[Any, ...], tuple[Any, ...]] = self._flat
         return flat
@@ -388,3 +393,56 @@ class Hyperparameters:
     def tree_unflatten(cls, aux: tuple[Any, ...], children: Any) -> Hyperparameters:
         names, flags = aux
         return cls({**dict(flags), **dict(zip(names, children, strict=True))})
+
+
+@jax.tree_util.register_pytree_node_class
+class Packed:
+    """A tree of hyperparameters as a State holds it: all numbers in one vector.
+
+    Each array that a compiled function is given takes microseconds at each call.
+    """
+
+    __slots__ = ('_layout', 'numbers')
+
+    def __init__(self, layout: Layout, numbers: Any):
+        self._layout, self.numbers = layout, numbers
+
+    @classmethod
+    def of(cls, tree: Any) -> Packed:
+        leaves, structure = jax.tree.flatten(tree)
+        stacked = jnp.stack(leaves) if any(isinstance(x, Tracer) for x in leaves) else jnp.asarray(np.stack(leaves))
+        return cls(layout_of(structure), stacked)
+
+    @property
+    def tree(self) -> Any:
+        """The tree with its numbers, as NumPy's unless they are traced."""
+        traced = isinstance(self.numbers, Tracer)
+        numbers = jnp.unstack(self.numbers, axis=-1) if traced else np.moveaxis(np.asarray(self.numbers), -1, 0)
+        return self._layout.tree(list(numbers))
+
+    @property
+    def flags(self) -> Any:
+        """The tree without its numbers."""
+        return self._layout.flags
+
+    def __repr__(self) -> str:
+        return f'Packed({self._layout.tree(["..."] * self._layout.size)}, {self.numbers})'
+
+    def tree_flatten(self) -> tuple[tuple[Any], Layout]:
+        return (self.numbers,), self._layout
+
+    @classmethod
+    def tree_unflatten(cls, layout: Layout, children: Any) -> Packed:
+        return cls(layout, *children)
+
+
+class Layout:
+    """Where the numbers of a tree stand in a vector, and its flags; one object for each, so that it compares fast."""
+
+    def __init__(self, structure: Any):
+        self.size: int = structure.num_leaves
+        self.tree: Callable[[Sequence[Any]], Any] = structure.unflatten
+        self.flags = self.tree([None] * self.size)
+
+
+layout_of = functools.cache(Layout)

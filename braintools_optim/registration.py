@@ -18,10 +18,11 @@ from braintools_optim.metrics import first_metrics
 from braintools_optim.options import Hyperparameters
 from braintools_optim.selection import Predicate, check_predicate, selected
 from braintools_optim.settings import OptimState
+from braintools_optim.states import inside_transformation
 from braintools_optim.step import NOT_SLOTS, Memory, init_memory, merge_memory
 from braintools_optim.treatment import Treatment
 from braintools_optim.units import norm_scales
-from braintools_optim.weights import Weights, inside_transformation
+from braintools_optim.weights import Weights
 
 if TYPE_CHECKING:
     from braintools_optim.optimizer import Optimizer

@@ -9,10 +9,19 @@ import brainstate
 from brainstate.graph import Node
 from jax.core import Tracer
 
-from braintools_optim.options import Decay, Hyperparameters, MissingKeyError, as_number, is_on, to_leaf, validate
+from braintools_optim.options import (
+    Decay,
+    Hyperparameters,
+    MissingKeyError,
+    Packed,
+    as_number,
+    is_on,
+    to_leaf,
+    validate,
+)
 from braintools_optim.schedulers.base import LRScheduler
 from braintools_optim.schedulers.function import OptaxSchedule, as_scheduler
-from braintools_optim.weights import inside_transformation
+from braintools_optim.states import inside_transformation
 
 __all__ = ['OptimState', 'Settings', 'frozen_names']
 
@@ -44,17 +53,22 @@ class Settings(Node):
             'defaults': Hyperparameters.as_leaves(defaults),
             'groups': [],
         }
-        self.values = OptimState(values)
+        self.values = OptimState(Packed.of(values))
         self.lr_scheduler = self._admitted(lr)
         self._commit(values, {'shared': shared_schedules, 'defaults': default_schedules})
 
     # what the next update takes
 
     @property
-    def positions(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
+        """The options by part, as schedules find them."""
+        options: dict[str, Any] = self.values.value.tree
+        return options
+
+    def positions(self, direct: bool = False) -> dict[str, Any]:
         """The values of the States of all schedules."""
-        options = {part: {name: s.position for name, s in own.items()} for part, own in self.schedules.items()}
-        return {'lr': self.lr_scheduler.position, 'options': options}
+        options = {part: {n: s.position(direct) for n, s in own.items()} for part, own in self.schedules.items() if own}
+        return {'lr': self.lr_scheduler.position(direct), 'options': options}
 
     def part(self, values: Mapping[str, Any], positions: Mapping[str, Any], part: str | int) -> Hyperparameters:
         """The options of a part (a group by its number), as schedules drive them; a pure function of the values."""
@@ -77,11 +91,11 @@ class Settings(Node):
 
     def plain(self, part: str | int) -> Options:
         """The present options of a part as Python numbers and flags."""
-        return self.part(self.values.value, self.positions, part).plain().values()
+        return self.part(self.options, self.positions(), part).plain().values()
 
     def find(self, name: str) -> str | None:
         """The part that an option of the whole optimizer belongs to; None if there is no such option."""
-        values = self.values.value if 'values' in self.__dict__ else {}  # the graph is putting this together
+        values = self.values.value.flags if 'values' in self.__dict__ else {}  # the graph is putting this together
         parts = [p for p in ('shared', 'defaults') if p in values and name in values[p].values()]
         return parts[0] if parts and name not in HIDDEN else None
 
@@ -89,7 +103,7 @@ class Settings(Node):
 
     def added(self, groups: Sequence[Options]) -> tuple[list[Options], Callable[[], None]]:
         """The options of further groups with these of their own; and what adds them."""
-        values, schedules = self.values.value, dict(self.schedules)
+        values, schedules = self.options, dict(self.schedules)
         every, owned = [], []
         for index, overrides in enumerate(groups, len(self.own)):
             options = {**values['defaults'].plain().values(), 'lr': self.lr_scheduler.base_lr_of(index)}
@@ -112,7 +126,7 @@ class Settings(Node):
 
     def set(self, name: str, value: Any, group: int | None, check: Check) -> None:
         """Change an option, of one group or of all that have not their own, from the next update on."""
-        values, part = self.values.value, self.find(name)
+        values, part = self.options, self.find(name)
         if part is None or (part == 'shared' and group is not None):
             raise MissingKeyError(f'{name!r} is no option. Must be among {sorted(values["defaults"].values())}.')
         options, schedules = split({name: value}, values[part].plain().values())
@@ -139,7 +153,7 @@ class Settings(Node):
     def follow(self, lr: Any) -> None:
         """Follow another schedule of the learning rate from now on."""
         self.lr_scheduler = self._admitted(lr)
-        values = self.values.value
+        values = self.options
         groups = [
             hp if 'lr' in own else hp.with_values(lr=to_leaf('lr', self.lr_scheduler.base_lr_of(i)))
             for i, (own, hp) in enumerate(zip(self.own, values['groups'], strict=True))
@@ -148,7 +162,7 @@ class Settings(Node):
 
     def _admitted(self, lr: Any) -> LRScheduler:
         scheduler = as_scheduler(lr)
-        options = self.values.value['defaults'].plain().values()
+        options = self.options['defaults'].plain().values()
         if getattr(scheduler, 'cycle_momentum', False):
             if options.keys().isdisjoint({'momentum', 'betas'}):
                 raise ValueError('Invalid cycle_momentum=True. This optimizer has neither momentum nor betas.')
@@ -167,27 +181,28 @@ class Settings(Node):
             shared = values['shared']
             values = {**values, 'shared': shared.with_values(schedules=shared.schedules + '+')}
         self.schedules = schedules
-        self.values.value = values
+        self.values.value = Packed.of(values)
 
     @property
     def frozen(self) -> frozenset[str]:
         """The names of the weights that stay as they are."""
-        return frozen_names(self.values.value)
+        return frozen_names(self.values.value.flags['shared'])
 
     def freeze(self, names: Iterable[str]) -> None:
         """Let these weights, and no others, stay as they are."""
-        values = self.values.value
-        self.values.value = {**values, 'shared': values['shared'].with_values(frozen='\n'.join(sorted(names)))}
+        values = self.options
+        shared = values['shared'].with_values(frozen='\n'.join(sorted(names)))
+        self._commit({**values, 'shared': shared}, self.schedules)
 
     # learning rates
 
     def lr_of(self, group: int) -> Any:
         """The rate that a group applies."""
-        return as_number(self.part(self.values.value, self.positions, group).lr) if self.own else self.lr_scheduler()
+        return as_number(self.part(self.options, self.positions(), group).lr) if self.own else self.lr_scheduler()
 
     def set_lr(self, value: Any) -> None:
         """Set the rate of the schedule so that the first group applies ``value``."""
-        scale = as_number(self.values.value['groups'][0].lr_scale) if self.own else 1.0
+        scale = as_number(self.options['groups'][0].lr_scale) if self.own else 1.0
         refusal = f'Invalid lr={value!r}. The first group has an lr_scale of 0: no rate gives it.'
         self.lr_scheduler.set_rate(ratio(validate('lr', value), scale, refusal))
 
@@ -196,15 +211,15 @@ class Settings(Node):
         if len(self.own) == 1:
             self.set_lr(value)
             return
-        hp = self.values.value['groups'][group]
-        scheduled = as_number(self.lr_scheduler.rate(self.lr_scheduler.position, hp.lr, group))
+        hp = self.options['groups'][group]
+        scheduled = as_number(self.lr_scheduler.rate(self.lr_scheduler.position(), hp.lr, group))
         refusal = f'Invalid lr={value!r} of group {group}. The schedule stands at zero: no factor gives it.'
         self.set('lr_scale', ratio(validate('lr', value), scheduled, refusal), group, check)
 
 
-def frozen_names(values: Mapping[str, Any]) -> frozenset[str]:
-    """The names of frozen weights among the options."""
-    names: str = values['shared'].frozen
+def frozen_names(shared: Hyperparameters) -> frozenset[str]:
+    """The names of frozen weights among the shared options."""
+    names: str = shared.frozen
     return frozenset(names.split('\n')) if names else frozenset()
 
 

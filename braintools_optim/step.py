@@ -37,6 +37,7 @@ Leaves = Mapping[str, Array]
 Memory = dict[str, Any]
 Group = tuple[Sequence[str], Hyperparameters]
 COUNTS = {'step', 'skipped'}
+FEW = 8
 NOT_SLOTS = COUNTS | {'tree', 'constraint'}
 
 
@@ -224,9 +225,10 @@ def opaque(numbers: Any, counts: Array) -> Any:
     """The same numbers, of which XLA knows on a CPU neither what they are nor how they came about.
 
     It would repeat in the kernels of each leaf what makes them; and kernels are compiled once if they are
-    equal, which the place of a leaf would keep them from. An accelerator would have to wait for the condition.
+    equal, which the place of a leaf would keep them from. Among few leaves that saves less than it takes, and an
+    accelerator would have to wait for the condition.
     """
-    if jax.default_backend() != 'cpu':
+    if jax.default_backend() != 'cpu' or len(counts) < FEW:
         return numbers
     others = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), numbers)
     return jax.lax.cond(counts[0] < 0, lambda: others, lambda: numbers)

@@ -10,30 +10,16 @@ import brainstate
 import brainunit
 import jax
 import jax.numpy as jnp
-from brainstate._state import TRACE_CONTEXT  # there is no public name for "is a transformation active?"
-from brainstate.util import StateJaxTracer
 
+from braintools_optim import states
 from braintools_optim.options import MissingKeyError
 from braintools_optim.units import gradient_scales, is_quantity
 
-__all__ = ['UniqueStateManager', 'Weights', 'flatten_states', 'inside_transformation', 'is_traced']
+__all__ = ['UniqueStateManager', 'Weights', 'flatten_states']
 
 Path = tuple[Any, ...]
 Scales = tuple[float, ...] | None
 LEAF = jax.tree.structure(0)
-
-
-TOP_LEVEL = StateJaxTracer()
-
-
-def inside_transformation() -> bool:
-    """Whether a brainstate transformation is tracing (or probing) the caller."""
-    return bool(TRACE_CONTEXT.state_stack)
-
-
-def is_traced() -> bool:
-    """Whether any transformation is: jax's own, too, under which States that were there before cannot be written."""
-    return inside_transformation() or not TOP_LEVEL.is_valid()
 
 
 def children(node: Any) -> Iterator[tuple[Path, Any]] | None:
@@ -150,7 +136,8 @@ class Weights:
         self.keys: list[str] = []  # of the leaves
         self._names: dict[Path, int] = {}  # every name of a State -> its id
         self._layouts: list[tuple[brainstate.State, Any, list[str]]] = []  # State, structure, names of its leaves
-        self._structure: Any = None  # of all of them
+        self._states: list[brainstate.State] = []
+        self._structure: Any = None  # of all their values
         self._shapes: list[tuple[int, ...]] = []
         self._orders: dict[Any, tuple[list[int | None], Scales]] = {}  # by the structure of the gradients
 
@@ -180,14 +167,15 @@ class Weights:
         if not added and not skip_known:
             raise ValueError('There are no weights to register.')
         new.manager.merge_with(self.manager.to_pytree()).merge_with(states)
-        new._structure = jax.tree.structure([state.value for state, _, _ in new._layouts])
+        new._states = [state for state, _, _ in new._layouts]
+        new._structure = jax.tree.structure([state.value for state in new._states])
         new.keys = [name for _, _, names in new._layouts for name in names]
-        new._shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves([state.value for state, _, _ in new._layouts])]
+        new._shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves([state.value for state in new._states])]
         return new, new.keys[len(self.keys) :]
 
-    def read(self) -> list[Any]:
+    def read(self, direct: bool = False) -> list[Any]:
         """The leaves of all weights, in the order of ``keys``."""
-        leaves, structure = jax.tree.flatten([state.value for state, _, _ in self._layouts])
+        leaves, structure = jax.tree.flatten(states.read(self._states, direct))
         if structure != self._structure:
             changed = [
                 f'{", ".join(names)}: {own} is now {jax.tree.structure(state.value)}'
@@ -206,12 +194,8 @@ class Weights:
         if changed:
             raise ValueError(f'The shape of a weight has changed since it was registered. {"; ".join(changed)}')
 
-    def write(self, leaves: Sequence[Any]) -> None:
-        first = 0
-        for state, structure, names in self._layouts:
-            last = first + len(names)
-            state.value = leaves[first] if structure == LEAF else structure.unflatten(leaves[first:last])
-            first = last
+    def write(self, leaves: Sequence[Any], direct: bool = False) -> None:
+        states.write(self._states, self._structure.unflatten(leaves), direct)
 
     def as_tree(self, leaves: Mapping[str, Any]) -> dict[Any, Any]:
         """The weights' values as a nested dict under the registered names, with these leaves."""

@@ -148,16 +148,15 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     @property
     def T_cur(self) -> Reading:  # noqa: N802
         """The epochs since the last restart, by ``.value``."""
-        return Reading(lambda: whole(self.cycle(self.position['epoch'])[1]))
+        return Reading(lambda: whole(self.cycle(self.position()['epoch'])[1]))
 
     @property
     def T_i(self) -> Reading:  # noqa: N802
         """The length of the present cycle, by ``.value``."""
-        return Reading(lambda: whole(self.cycle(self.position['epoch'])[2]))
+        return Reading(lambda: whole(self.cycle(self.position()['epoch'])[2]))
 
-    @property
-    def position(self) -> Position:
-        position = super().position
+    def position(self, direct: bool = False) -> Position:
+        position = super().position(direct)
         return {**position, 'epoch': position['epoch'] + self.fraction.value}
 
     def step(self, epoch: float | None = None) -> None:

@@ -13,6 +13,7 @@ from brainstate.graph import Node
 
 from braintools_optim.options import AT_LEAST_ZERO, MissingKeyError, as_number, validate
 from braintools_optim.signatures import constructor_signature
+from braintools_optim.states import read
 
 __all__ = ['LRScheduler', 'Position', 'as_epoch', 'as_float', 'entry']
 
@@ -81,10 +82,10 @@ class LRScheduler(Node):
         """The base rate of a parameter group; those beyond the last have the last's."""
         return entry(self.base_lrs, group)
 
-    @property
-    def position(self) -> Position:
+    def position(self, direct: bool = False) -> Position:
         """The values of the States that the present rate depends on."""
-        return {'epoch': self.last_epoch.value, 'manual': self.manual.value}
+        epoch, manual = read((self.last_epoch, self.manual), direct)
+        return {'epoch': epoch, 'manual': manual}
 
     def rate(self, position: Position, base_lr: Any = None, group: int = 0) -> Array:
         """The rate at a position, a pure function of it."""
@@ -96,7 +97,7 @@ class LRScheduler(Node):
     def set_rate(self, value: Any) -> None:
         """Make ``value`` the rate from now on; the rest of the schedule is rescaled in proportion."""
         self._refuse_as_part()
-        scheduled = self.lr_at(self.position['epoch'])
+        scheduled = self.lr_at(self.position()['epoch'])
         self.manual.value = {'rate': as_float(validate('lr', value)), 'reference': scheduled}
 
     def apply(self, apply_fn: Callable[[Any], Any]) -> None:
@@ -121,14 +122,14 @@ class LRScheduler(Node):
 
     def __call__(self, count: Any = None) -> Any:
         """The present rate; with ``count``, the schedule's rate at that epoch."""
-        return as_number(self.rate(self.position) if count is None else self.lr_at(count))
+        return as_number(self.rate(self.position()) if count is None else self.lr_at(count))
 
     def __float__(self) -> float:
         return float(self())
 
     def get_lr(self) -> list[Any]:
         """The present rate for each base rate."""
-        position = self.position
+        position = self.position()
         return [as_number(self.rate(position, base_lr, group)) for group, base_lr in enumerate(self.base_lrs)]
 
     get_last_lr = get_lr

@@ -23,7 +23,8 @@ def as_part(name: str, schedule: Any) -> LRScheduler:
         )
     if getattr(schedule, 'cycle_momentum', False):
         raise ValueError(f'Invalid {name}={schedule!r}. Must not cycle the momentum, which only the outermost can.')
-    epoch, manual = schedule.position['epoch'], schedule.position['manual']
+    position = schedule.position()
+    epoch, manual = position['epoch'], position['manual']
     moved = (epoch != 0) | (manual['rate'] != manual['reference'])
     if not isinstance(moved, Tracer) and moved:
         raise ValueError(

@@ -105,9 +105,8 @@ class ReduceLROnPlateau(LRScheduler):
         """The rate without reductions."""
         return base_lr if self.schedule is None else self.schedule.lr_at(epoch, base_lr, group)
 
-    @property
-    def position(self) -> Position:
-        return {**super().position, 'reduction': self.reduction.value}
+    def position(self, direct: bool = False) -> Position:
+        return {**super().position(direct), 'reduction': self.reduction.value}
 
     def rate(self, position: Position, base_lr: Any = None, group: int = 0) -> Array:
         whole = super().rate(position, base_lr, group)
@@ -140,7 +139,7 @@ class ReduceLROnPlateau(LRScheduler):
         waiting, better = self.cooldown_counter.value, self.is_better(metric)
         bad = jnp.where(better | (waiting > 0), 0, self.num_bad_epochs.value + 1)
         reduce = bad > self.patience
-        rates = as_float([self.rate(self.position, base_lr, i) for i, base_lr in enumerate(self.base_lrs)])
+        rates = as_float([self.rate(self.position(), base_lr, i) for i, base_lr in enumerate(self.base_lrs)])
         change = rates - jnp.maximum(rates * self.factor, as_float(self.min_lrs))
         factor = jnp.where(reduce & (change > self.eps), self.factor, 1.0)
         self.best.value = jnp.where(better, metric, self.best.value)

@@ -12,12 +12,12 @@ from brainstate.graph import Node
 from braintools_optim.clipping import global_norm
 from braintools_optim.evaluation import refuse_inside
 from braintools_optim.optimizer import Optimizer
-from braintools_optim.options import Hyperparameters, validate
+from braintools_optim.options import Hyperparameters, Packed, validate
 from braintools_optim.precision import compute_dtype
 from braintools_optim.rules.whole_tree import takes_weights
 from braintools_optim.settings import OptimState
+from braintools_optim.states import inside_transformation
 from braintools_optim.step import check_gradients
-from braintools_optim.weights import inside_transformation
 
 __all__ = ['SAM']
 
@@ -72,14 +72,14 @@ class SAM(Node):
             raise TypeError(f'Invalid base_optimizer={base_optimizer!r}. Must be an Optimizer.')
         self.base_optimizer = base_optimizer
         options = {'radius': validate('radius', rho, label='rho'), 'adaptive': validate('adaptive', adaptive, True)}
-        self.perturbation = OptimState(Hyperparameters.as_leaves(options))
+        self.perturbation = OptimState(Packed.of(Hyperparameters.as_leaves(options)))
 
     # options, and all that is the base optimizer's
 
     @property
     def rho(self) -> Any:
         """The length of the perturbation; assigning acts on the next update."""
-        return self.perturbation.value.plain().radius
+        return self.perturbation.value.tree.plain().radius
 
     @rho.setter
     def rho(self, value: Any) -> None:
@@ -88,7 +88,7 @@ class SAM(Node):
     @property
     def adaptive(self) -> bool:
         """Whether entries are perturbed in proportion to their size; assigning acts on the next update."""
-        adaptive: bool = self.perturbation.value.adaptive
+        adaptive: bool = self.perturbation.value.flags.adaptive
         return adaptive
 
     @adaptive.setter
@@ -97,7 +97,7 @@ class SAM(Node):
 
     def _set(self, name: str, value: Any) -> None:
         leaf = Hyperparameters.as_leaves({name: value}).values()
-        self.perturbation.value = self.perturbation.value.with_values(**leaf)
+        self.perturbation.value = Packed.of(self.perturbation.value.tree.with_values(**leaf))
 
     def __getattr__(self, name: str) -> Any:  # reached only by what is no ordinary attribute
         if name.startswith('__') or 'base_optimizer' not in self.__dict__:
@@ -160,7 +160,7 @@ class SAM(Node):
 
     def _descend(self, grads: Any, loss_unit: Any, loss: Callable[[], Any]) -> None:
         """The base optimizer's update with the gradient at the perturbed weights."""
-        base, hp = self.base_optimizer, self.perturbation.value
+        base, hp = self.base_optimizer, self.perturbation.value.tree
         frozen, names = base.settings.frozen, base.weight_names
         gradients, scales = base._weights.match(grads, loss_unit, False, frozen)
         found = {key: g for key, g in zip(names, gradients, strict=True) if g is not None}

@@ -1,0 +1,156 @@
+"""States are read and written as brainstate does it, whether or not that is taken a shorter way."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from brainstate import GlobalHookRegistry, transform
+
+import braintools_optim as bo
+from braintools_optim.states import is_plain, read, write
+
+G = {'w': jnp.array([1.0, -2.0]), 'b': jnp.array([4.0])}
+
+
+class Halving(brainstate.ParamState):
+    """Keeps half of what it is given."""
+
+    def _write_value(self, v: Any) -> None:
+        super()._write_value(0.5 * v)
+
+
+class Doubling(brainstate.ParamState):
+    """Reads as twice what it holds."""
+
+    def _read_value(self) -> Any:
+        return 2 * super()._read_value()
+
+
+class Documented(brainstate.ParamState):
+    """A kind with a constructor of its own, and nothing else."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(value)
+        self.note = 'kept'
+
+
+def directly(function: Callable[[], None]) -> Callable[[], None]:
+    return function
+
+
+WAYS = {'update': directly, 'jit': bo.jit}
+
+
+@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize('kind', [brainstate.ParamState, Halving, Doubling, Documented, brainstate.HiddenState])
+def test_kinds_of_states_keep_their_ways(kind: Any, way: str) -> None:
+    """Outside of jit those of assignments by hand; inside those of brainstate's, which writes what was written."""
+    states, expected = ({name: kind(jnp.ones_like(g)) for name, g in G.items()} for _ in range(2))
+    optimizer = bo.SGD(lr=0.25).register_trainable_weights(states)
+
+    def by_hand() -> None:
+        for name, g in G.items():
+            expected[name].value = expected[name].value - 0.25 * g
+
+    run, other = WAYS[way](lambda: optimizer.update(G)), transform.jit(by_hand) if way == 'jit' else by_hand
+    for _ in range(3):
+        run()
+        other()
+        for name in G:
+            np.testing.assert_array_equal(states[name].value, expected[name].value)
+    assert is_plain(kind) == (kind not in (Halving, Doubling))
+
+
+@contextlib.contextmanager
+def of_all(kind: str, hook: Callable[[Any], Any]) -> Iterator[None]:
+    handle = GlobalHookRegistry.instance().register_hook(kind, hook)
+    try:
+        yield
+    finally:
+        GlobalHookRegistry.instance().unregister_hook(handle)
+
+
+@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize('everywhere', [False, True])
+def test_hooks_are_called(everywhere: bool, way: str) -> None:
+    states = {name: brainstate.ParamState(jnp.ones_like(g)) for name, g in G.items()}
+    optimizer = bo.SGD(lr=0.25).register_trainable_weights(states)
+    run = WAYS[way](lambda: optimizer.update(G))
+    run()
+    w, seen = states['w'], list[Any]()
+    hook = lambda kind: lambda context: seen.append(kind) if context.state is w else None  # noqa: E731
+    with contextlib.ExitStack() as stack:
+        for kind in ('read', 'write_after'):
+            stack.enter_context(of_all(kind, hook(kind)) if everywhere else w.temporary_hook(kind, hook(kind)))
+        run()
+    assert {'read', 'write_after'} <= set(seen)
+    before = len(seen)
+    run()
+    assert len(seen) == before
+    np.testing.assert_array_equal(w.value, 1 - 3 * 0.25 * G['w'])
+
+
+def test_a_hook_may_change_what_is_written() -> None:
+    w = brainstate.ParamState(jnp.ones(2))
+    optimizer = bo.SGD(lr=0.25).register_trainable_weights({'w': w})
+    with w.temporary_hook('write_before', lambda context: setattr(context, 'transformed_value', jnp.zeros(2))):
+        optimizer.update({'w': G['w']})
+    np.testing.assert_array_equal(w.value, np.zeros(2))
+
+
+def test_a_write_leaves_what_that_of_brainstate_leaves() -> None:
+    new = jnp.ones(2)
+    for kind in (brainstate.State, brainstate.ParamState, bo.OptimState):
+        direct, usual = kind(jnp.zeros(2)), kind(jnp.zeros(2))
+        write([direct], [new], direct=True)
+        usual.value = new
+        own = {'_hooks_manager', '_source_info', '_trace_state'}
+        ours, theirs = ({k: v for k, v in vars(state).items() if k not in own} for state in (direct, usual))
+        assert ours.keys() == theirs.keys()
+        assert all(ours[name] is theirs[name] for name in ours)
+        assert read([direct], direct=True)[0] is new
+        assert is_plain(kind)
+
+
+def test_a_brainstate_that_does_more_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shorter way is taken only if, tried out, a write changes what it is known to change."""
+    usual: Any = brainstate.State.value
+
+    def counting(state: Any, value: Any) -> None:
+        usual.fset(state, value)
+        vars(state)['version'] = 1
+
+    monkeypatch.setattr(brainstate.State, 'value', property(usual.fget, counting))
+    assert not is_plain.__wrapped__(brainstate.ParamState)
+
+
+def test_a_state_of_a_finished_trace_says_so() -> None:
+    w = brainstate.ParamState(jnp.ones(2))
+    optimizer = bo.SGD(lr=0.25).register_trainable_weights({'w': w})
+    w._invalidate_trace_value()
+    with pytest.raises(Exception, match='was created inside a traced function'):
+        optimizer.update({'w': G['w']})
+
+
+def test_checks_of_brainstate_are_made() -> None:
+    w = brainstate.ParamState(jnp.ones(2))
+    optimizer = bo.SGD(lr=0.25).register_trainable_weights({'w': w})
+    with brainstate.check_state_value_tree():
+        optimizer.update({'w': G['w']})
+    made: list[brainstate.State] = []
+    transform.jit(lambda: made.append(brainstate.State(jnp.ones(2))))()
+    made[0].value = jnp.ones(2)
+    with brainstate.check_state_jax_tracer():
+        with pytest.raises(Exception, match='different trace level'):
+            made[0].value = jnp.zeros(2)
+        late = bo.SGD(lr=0.25)
+        with pytest.raises(Exception, match='different trace level'):
+            late.register_trainable_weights({'w': made[0]}).update({'w': G['w']})
+    jax.block_until_ready(w.value)
