@@ -31,7 +31,7 @@ def tables(result: Result) -> list[str]:
     )
     lines += ['## A train step', '', 'Milliseconds of a gradient and an update with clipping.', '']
     lines += [
-        '"States only" reads and writes the same States and does nothing else: what brainstate\'s dispatch takes.',
+        '"In States" has the arrays of "by hand" in States: what of it is brainstate\'s dispatch.',
         '',
     ]
     peers = list(result['train'][0]['ms'])

@@ -35,25 +35,23 @@ def first(leaves: int, side: int) -> tuple[list[jax.Array], jax.Array]:
     return weights, jax.random.normal(keys[0], (BATCH, side))
 
 
-def with_states(jit: Jit, leaves: int, side: int, trains: bool = True) -> Step:
-    """A step on States; without ``trains`` one that only writes back what the States hold."""
+def with_states(jit: Jit, leaves: int, side: int) -> Step:
+    """A step of our optimizer."""
     values, x = first(leaves, side)
     states = {f'layer{i:03}': brainstate.ParamState(w) for i, w in enumerate(values)}
     optimizer = bo.Adam(1e-3, grad_clip_norm=1.0).register_trainable_weights(states)
-    touched = [*states.values(), optimizer.opt_state, optimizer.step_count]
+    return step_of(jit, states, x, optimizer.update)
 
+
+def step_of(jit: Jit, states: dict[str, brainstate.ParamState], x: Any, update: Callable[[Any], None]) -> Step:
     @jit
     def step(x: Any) -> Any:
-        if trains:
-            of_weights = brainstate.transform.grad(
-                lambda: loss([s.value for s in states.values()], x), states, return_value=True
-            )
-            grads, value = of_weights()
-            optimizer.update(grads)
-            return value
-        for state in touched:
-            state.value = state.value
-        return x[0, 0]
+        of_weights = brainstate.transform.grad(
+            lambda: loss([s.value for s in states.values()], x), states, return_value=True
+        )
+        grads, value = of_weights()
+        update(grads)
+        return value
 
     def run() -> Any:
         return step(x)
@@ -72,14 +70,19 @@ def donating(leaves: int, side: int) -> Step:
     return with_states(bo.jit, leaves, side)
 
 
-def dispatch_plain(leaves: int, side: int) -> Step:
-    """The same States, read and written, and nothing else; without donation they are copied."""
-    return with_states(brainstate.transform.jit, leaves, side, trains=False)
+def optax_in_states(leaves: int, side: int) -> Step:
+    """The optax chain with its arrays in States under brainstate's jit: what brainstate's dispatch takes."""
+    values, x = first(leaves, side)
+    states = {f'layer{i:03}': brainstate.ParamState(w) for i, w in enumerate(values)}
+    tx = chain(1.0)
+    memory = brainstate.LongTermState(tx.init({name: s.value for name, s in states.items()}))
 
+    def update(grads: Any) -> None:
+        updates, memory.value = tx.update(grads, memory.value)
+        for name, state in states.items():
+            state.value = state.value + updates[name]
 
-def dispatch(leaves: int, side: int) -> Step:
-    """The same States, read and written in place: what reading, checking and writing them takes."""
-    return with_states(bo.jit, leaves, side, trains=False)
+    return step_of(brainstate.transform.jit, states, x, update)
 
 
 def by_hand(leaves: int, side: int) -> Step:
@@ -107,6 +110,5 @@ TRAIN: dict[str, Callable[[int, int], Step]] = {
     'ours, brainstate jit': plain,
     'ours, donating jit': donating,
     'optax by hand': by_hand,
-    'States only, brainstate jit': dispatch_plain,
-    'States only, donating jit': dispatch,
+    'optax in States, brainstate jit': optax_in_states,
 }

@@ -31,13 +31,15 @@ from braintools_optim.settings import OptimState, Settings, frozen_names
 from braintools_optim.shared_options import FIXED, OF_ALL, SHARED, check_fixed
 from braintools_optim.signatures import constructor_arguments, constructor_signature, given
 from braintools_optim.states import inside_transformation, is_traced, is_watched, read, write
-from braintools_optim.step import Memory, first_slots, step
+from braintools_optim.step import MANY, Memory, first_slots, step
 from braintools_optim.summary import summary
 from braintools_optim.treatment import Treatment
 from braintools_optim.units import warn_of_mixed_norms
 from braintools_optim.weights import Scales, UniqueStateManager, Weights
 
 __all__ = ['LearningRate', 'Optimizer', 'given']
+
+SMALL = 2**16  # entries of a leaf, up to which compiling takes longer than the updates
 
 
 class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
@@ -158,10 +160,7 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
         self._weights = Weights()
         self._groups: list[Group] = []
         self._warned_of_units = False
-        self._compiled = [
-            jax.jit(self._step, donate_argnums=d, static_argnums=5, compiler_options=compiler_options())
-            for d in (0, (0, 1))
-        ]
+        self._compiled: list[Callable[..., Any]] = []
         self._jitted = Functions()
         self.settings = settings  # last: from here on assigning an option goes through it
 
@@ -191,6 +190,14 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
             raise ValueError('register_trainable_weights must be called before add_param_group.')
         weights, keys = self._weights.extended(params)
         add_groups(self, weights, [Group(keys, params)], [overrides])
+
+    def _compile(self) -> None:
+        """Functions for the weights that there are, without and with donation of theirs; compiled when first called."""
+        sizes = self._weights.sizes
+        options = compiler_options(quickly=len(sizes) >= MANY and sum(sizes) <= SMALL * len(sizes))
+        self._compiled = [
+            jax.jit(self._step, donate_argnums=d, static_argnums=5, compiler_options=options) for d in (0, (0, 1))
+        ]
 
     def _parted(
         self, weights: Weights, groups: list[Group], overrides: list[dict[str, Any]]
@@ -332,7 +339,7 @@ class Optimizer(Rule, Scheduled, Node, metaclass=OptimizerMeta):
         report = {'loss_scale': scaling if dynamic is None else dynamic.state.value}
         if self.metrics_state is not None:
             report['metrics'] = self.metrics_state.value
-        run: Callable[..., Any] = self._compiled[self.donate_weights]
+        run = self._compiled[self.donate_weights]
         if traced:
             run, settings = self._step, jax.tree.map(jnp.asarray, settings)  # vmap's trial run passes NumPy arrays
         memory, leaves, count, report = run(memory, leaves, gradients, settings, extra, scales, report)

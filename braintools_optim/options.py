@@ -307,7 +307,7 @@ def is_on(value: Any) -> bool:
 
 def as_number(value: Any) -> Any:
     """A 0-d array as the shortest decimal it stands for (a float32 0.1 is 0.1); a tracer as it is."""
-    if isinstance(value, (Tracer, float, int)):
+    if isinstance(value, Tracer) or type(value) in (float, int, bool):  # NumPy's float64 is a float, too
         return value
     scalar = np.asarray(value)[()]
     if np.issubdtype(scalar.dtype, np.integer):

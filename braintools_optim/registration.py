@@ -55,6 +55,7 @@ def add_groups(optimizer: Optimizer, weights: Weights, groups: list[Group], over
         optimizer.opt_state.value = merge_memory(optimizer.opt_state.value, memory)
     optimizer._weights, optimizer._groups = weights, [*optimizer._groups, *groups]
     optimizer._treatment = treatment
+    optimizer._compile()
     if frozen != optimizer.settings.frozen:
         optimizer.settings.freeze(frozen)
     if optimizer.metrics_state is not None:

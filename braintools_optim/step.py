@@ -19,6 +19,7 @@ from braintools_optim.rule import Rule, Slots, TreeRule
 from braintools_optim.treatment import Treatment
 
 __all__ = [
+    'MANY',
     'NOT_SLOTS',
     'Group',
     'Memory',
@@ -37,7 +38,7 @@ Leaves = Mapping[str, Array]
 Memory = dict[str, Any]
 Group = tuple[Sequence[str], Hyperparameters]
 COUNTS = {'step', 'skipped'}
-FEW = 8
+MANY = 8  # leaves
 NOT_SLOTS = COUNTS | {'tree', 'constraint'}
 
 
@@ -228,7 +229,7 @@ def opaque(numbers: Any, counts: Array) -> Any:
     equal, which the place of a leaf would keep them from. Among few leaves that saves less than it takes, and an
     accelerator would have to wait for the condition.
     """
-    if jax.default_backend() != 'cpu' or len(counts) < FEW:
+    if jax.default_backend() != 'cpu' or len(counts) < MANY:
         return numbers
     others = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), numbers)
     return jax.lax.cond(counts[0] < 0, lambda: others, lambda: numbers)

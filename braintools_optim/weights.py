@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
@@ -186,6 +187,11 @@ class Weights:
                 f'The structure or unit of a weight has changed since it was registered. {"; ".join(changed)}'
             )
         return leaves
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many entries each leaf has."""
+        return [math.prod(shape) for shape in self._shapes]
 
     def check_shapes(self, leaves: Sequence[Any]) -> None:
         """Raise if a weight has not the shape that it was registered with, and that its memory has."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,7 +126,7 @@ def deviation(path: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> 
     return worst
 
 
-def thinned(cases: list[Any]) -> Any:
-    """A test of each case, of which two in three are left to `make slow`."""
-    marked = [pytest.param(case, marks=() if i % 3 == 0 else pytest.mark.slow) for i, case in enumerate(cases)]
-    return pytest.mark.parametrize('case', marked, ids=lambda case: case.name)
+def thinned(cases: Sequence[Any], name: str = 'case', one_in: int = 2) -> Any:
+    """A test of each case, of which all but one in so many are left to `make slow`."""
+    marked = [pytest.param(case, marks=[pytest.mark.slow] * bool(i % one_in)) for i, case in enumerate(cases)]
+    return pytest.mark.parametrize(name, marked, ids=lambda case: getattr(case, 'name', None) or case.__name__)

@@ -12,6 +12,7 @@ import pytest
 
 import braintools_optim as bo
 from braintools_optim import rules
+from braintools_optim.buffers import IN_PLACE, QUICKLY, compiler_options, is_known
 from braintools_optim.rule import TreeRule
 
 SIDE = 256
@@ -60,3 +61,10 @@ def test_no_kernel_knows_its_leaf(float32: None) -> None:
     kernels = re.findall(r'\n%fused_computation[^\n]*-> f32\[8,8\].*?\n}', text, re.DOTALL)
     assert len(kernels) > 12
     assert not any(re.search(r' slice\(.*slice={', kernel) for kernel in kernels)
+
+
+@pytest.mark.skipif(jax.default_backend() != 'cpu', reason='of XLA on a CPU')
+def test_options_of_the_compiler_are_those_that_it_knows() -> None:
+    assert compiler_options() == IN_PLACE
+    assert compiler_options(quickly=True) == IN_PLACE | QUICKLY
+    assert not is_known('xla_cpu_no_such_option', True)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from table import OPTIMIZERS
+from table import OPTIMIZERS, thinned
 
 import braintools_optim as bo
 
@@ -537,7 +537,7 @@ def test_arguments_that_are_no_options_are_fixed() -> None:
             setattr(opt, name, value)
 
 
-@pytest.mark.parametrize('optimizer', [bo.SGD, bo.Momentum, bo.Adam, bo.RMSprop, bo.Lars, bo.Rprop])
+@thinned([bo.SGD, bo.Momentum, bo.Adam, bo.RMSprop, bo.Lars, bo.Rprop], 'optimizer')
 def test_an_optimizer_may_live_inside_a_transformation(optimizer: Any) -> None:
     def final(lr: Any) -> Any:
         w = brainstate.ParamState(jnp.asarray(1.0))

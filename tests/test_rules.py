@@ -82,7 +82,7 @@ def test_torch_in_float64(case: Case) -> None:
         assert max(deviation(path, torch_path(case, 'float64'), DOUBLE).values()) < 1e-12
 
 
-@thinned([case for case in CASES if case.torch])
+@thinned([case for case in CASES if case.torch], one_in=3)
 @pytest.mark.usefixtures('float32')
 def test_torch_in_float32(case: Case) -> None:
     """No further from torch's float64 than twice torch's own float32, but for a few roundings of a small tensor."""
@@ -96,7 +96,7 @@ def test_torch_in_float32(case: Case) -> None:
         assert all(ours[key] <= max(2 * theirs[key], 1e-6) for key in ours)
 
 
-@cases('optax or paper')
+@thinned([case for case in CASES if not case.torch])
 def test_optax_or_paper(case: Case) -> None:
     exact = optax_path(case) if case.optax else paper_path(case)
     assert max(deviation(run(case, np.float64), exact, DOUBLE).values()) < 1e-12

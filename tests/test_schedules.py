@@ -16,6 +16,7 @@ import optax
 import pytest
 from golden.record_schedules import torch_plateau, torch_schedule
 from schedule_table import CASES, DISTINCT, EPOCHS, PLATEAUS, STEPS, Case, Plateau, damp, expected, half
+from table import thinned
 
 import braintools_optim as bo
 from braintools_optim import schedulers as s
@@ -95,7 +96,7 @@ def test_optax_has_the_same(ours: s.LRScheduler, theirs: Callable[[Any], Any] | 
 # one pure function
 
 
-@every_case
+@thinned(CASES)
 def test_a_curve_is_its_points(case: Case) -> None:
     schedule = case.build()
     curve = schedule.lr_at(EVERY)

@@ -17,7 +17,6 @@ import braintools_optim as bo
 
 RECORDS = np.load(Path(__file__).parent / 'golden' / 'torch.npz')
 HAS_TORCH = importlib.util.find_spec('torch') is not None
-cases = pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)
 
 
 def assert_no_worse_than_torch(ours: dict[str, float], theirs: dict[str, float]) -> None:
@@ -26,7 +25,7 @@ def assert_no_worse_than_torch(ours: dict[str, float], theirs: dict[str, float])
     assert all(ours[key] <= max(2 * theirs[key], 1e-6) for key in ours)
 
 
-@cases
+@thinned(CASES)
 def test_float64(case: Case) -> None:
     path = run(case, np.float64)
     flat = np.concatenate([p[list(RECORDED)].reshape(len(RECORDED), -1) for p in path.values()], axis=1)
@@ -36,7 +35,7 @@ def test_float64(case: Case) -> None:
         assert max(deviation(path, torch_path(case, 'float64', STEPS)).values()) < 1e-12
 
 
-@thinned([case for case in CASES if not dict(case.options).get('maximize')])
+@thinned([case for case in CASES if not dict(case.options).get('maximize')], one_in=3)
 @pytest.mark.usefixtures('float32')
 def test_float32(case: Case) -> None:
     path = run(case, np.float32)

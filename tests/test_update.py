@@ -17,7 +17,7 @@ from compiling import compilations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from schedule_table import DISTINCT
-from table import OPTIMIZERS
+from table import OPTIMIZERS, thinned
 
 import braintools_optim as bo
 from braintools_optim.clipping import global_norm
@@ -99,7 +99,7 @@ def test_compiled_by_the_user_equals_eager(optimizer: type[bo.Optimizer], call: 
     assert_same(*results, rtol=1e-5, atol=1e-6)
 
 
-@every_optimizer
+@thinned(OPTIMIZERS, 'optimizer')
 def test_vmap_updates_an_ensemble(optimizer: type[bo.Optimizer]) -> None:
     rates, slopes = jnp.array([0.1, 0.2, 0.3]), jnp.array([[1.0, -2.0], [3.0, 0.5], [0.2, 0.7]])
     built: dict[str, Any] = {}
@@ -201,7 +201,9 @@ def test_a_gradient_wider_than_its_weight_keeps_its_range() -> None:
 
 
 @every_optimizer
-@pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float32', 'float64'])
+@pytest.mark.parametrize(
+    'dtype', ['bfloat16', 'float32', *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in ('float16', 'float64'))]
+)
 def test_dtype_and_structure_are_kept(optimizer: type[bo.Optimizer], dtype: str) -> None:
     states = model(dtype)
     opt = optimizer(lr=0.1, grad_clip_norm=1.0).register_trainable_weights(states)
@@ -494,7 +496,7 @@ def test_a_rule_is_ten_lines() -> None:
     np.testing.assert_allclose(w.value, [0.5, 2.5])
 
 
-@every_optimizer
+@thinned(OPTIMIZERS, 'optimizer')
 def test_derivatives_through_updates(optimizer: type[bo.Optimizer]) -> None:
     """Of a later loss with respect to lr and to the initial weights, against finite differences."""
     zero = 1e-3 if optimizer is bo.OptaxOptimizer else 0.0  # optax's root has no derivative at zero
