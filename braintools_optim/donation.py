@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import compress
-from typing import Any, NamedTuple, ParamSpec, TypeVar, cast, overload
+from typing import Any, ParamSpec, TypeVar, cast, overload
 
 import brainstate
 import jax
@@ -23,7 +24,8 @@ Names = str | Sequence[str] | None
 Wanted = Callable[[brainstate.State], bool]
 
 
-class Plan(NamedTuple):
+@dataclass(eq=False)
+class Plan:
     """What one trace does with States."""
 
     states: tuple[brainstate.State, ...]
@@ -31,6 +33,40 @@ class Plan(NamedTuple):
     written: tuple[bool, ...]
     donated: tuple[bool, ...]
     constants: list[Any]  # arrays that the compiled function holds
+    made: list[int] = field(default_factory=list)  # the ids of the arrays that it made last, of States that are donated
+    trusted: bool = False  # those were found not to share a buffer
+
+    def parts(self, values: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The values that are donated, and the others; None where they are not."""
+        donated = [value if chosen else None for chosen, value in zip(self.donated, values, strict=True)]
+        kept = [None if chosen else value for chosen, value in zip(self.donated, values, strict=True)]
+        return donated, kept
+
+    def divided(self, args: Any, kwargs: Any, direct: bool = False) -> tuple[list[Any], list[Any]]:
+        """The values of the States that are donated, with buffers of their own, and of the others.
+
+        To look at all buffers takes time, and is left out once what this function makes is known to share none.
+        """
+        donated, kept = self.parts(read(self.states, direct))
+        found, others = ids_of(donated), (kept, args, kwargs)
+        if not (self.trusted and found == self.made and set(found).isdisjoint(ids_of(others))):
+            own = unshared(donated, (others, self.constants))
+            self.trusted = found == self.made and own is donated
+            return own, kept
+        return donated, kept
+
+    def finish(self, values: Sequence[Any], direct: bool) -> None:
+        """Write what the function made."""
+        write(compress(self.states, self.written), compress(values, self.written), direct)
+        self.made = ids_of(self.parts(values)[0])
+
+
+def is_lost(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and leaf.is_deleted()
+
+
+def ids_of(tree: Any) -> list[int]:
+    return list(map(id, jax.tree.leaves(tree)))
 
 
 class StaleError(Exception):
@@ -127,34 +163,35 @@ def donating(
             current[key] = same[0] if same else len(plans) - 1
         return current[key]
 
-    def divided(number: int, args: Any, kwargs: Any, direct: bool = False) -> tuple[list[Any], list[Any]]:
-        """The values of the States that are donated, and of the others."""
+    def attempt(number: int, args: Any, kwargs: Any, direct: bool) -> Any:
+        """The new values of the States and the result; None if it is to be tried anew."""
         own = plans[number]
-        values = read(own.states, direct)
-        kept = [None if d else value for d, value in zip(own.donated, values, strict=True)]
-        donated = [value if d else None for d, value in zip(own.donated, values, strict=True)]
-        return unshared(donated, (kept, args, kwargs, own.constants)), kept
+        try:
+            return compiled()(number, *own.divided(args, kwargs, direct), *args, **kwargs)
+        except StaleError:
+            return None
+        except jax.errors.JaxRuntimeError:  # an argument may share a buffer without being the same array
+            was_trusted, own.trusted = own.trusted, False
+            if not was_trusted or any(is_lost(leaf) for leaf in jax.tree.leaves(read(own.states, direct))):
+                raise
+            return None
 
     @functools.wraps(function)
     def jitted(*args: Any, **kwargs: Any) -> Any:
         if is_traced() or config.jax_disable_jit:
             return plain(*args, **kwargs)
         number, direct = find(args, kwargs), not is_watched()
-        try:
-            returned = compiled()(number, *divided(number, args, kwargs, direct), *args, **kwargs)
-        except StaleError:
-            returned = None
-        if returned is None:  # outside of the handler: what is raised here is the function's own
+        returned = attempt(number, args, kwargs, direct)
+        if returned is None:
             number = find(args, kwargs, renew=True)
-            returned = compiled()(number, *divided(number, args, kwargs), *args, **kwargs)
+            returned = compiled()(number, *plans[number].divided(args, kwargs, direct), *args, **kwargs)
         new, result = returned
-        own = plans[number]
-        write(compress(own.states, own.written), compress(new, own.written), direct)
+        plans[number].finish(new, direct)
         return result
 
     def lower(*args: Any, **kwargs: Any) -> Any:
         number = find(args, kwargs, renew=True)
-        return compiled().lower(number, *divided(number, args, kwargs), *args, **kwargs)
+        return compiled().lower(number, *plans[number].divided(args, kwargs), *args, **kwargs)
 
     def clear_cache() -> None:
         plain.clear_cache()

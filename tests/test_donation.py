@@ -120,9 +120,9 @@ FUNCTIONS = [
 
 
 def trajectory(jit: Callable[..., Any], function: Any, aliased: bool) -> Any:
-    """All results and values of three calls, read at the end only: none may be lost meanwhile."""
+    """All results and values of four calls, read at the end only: none may be lost meanwhile."""
     brainstate.random.seed(0)
-    own, arguments = states(), [X + i for i in range(3)]
+    own, arguments = states(), [X + i for i in range(4)]
     if aliased:  # c: another array of the same buffer
         own['b'].value = own['a'].value
         own['c'].value = jax.device_put(own['a'].value, jax.devices()[0])
@@ -336,3 +336,42 @@ def test_minimize_reuses_what_update_does(donate: bool) -> None:
     before = weights['w'].value, hidden.value, optimizer.opt_state.value['exp_avg']['w']
     optimizer.minimize(loss)
     assert [array.is_deleted() for array in before] == [donate, False, True]
+
+
+@pytest.mark.parametrize('share', [lambda x: x, lambda x: jax.device_put(x, jax.devices()[0])], ids=['same', 'another'])
+@pytest.mark.parametrize('what', ['argument', 'state', 'read only'])
+def test_what_shares_a_buffer_later_is_noticed(what: str, share: Callable[[Any], Any]) -> None:
+    """After calls in which nothing did, when buffers are no longer looked at."""
+
+    def run(jit: Callable[..., Any]) -> Any:
+        own = states()
+
+        def function(x: Any) -> Any:
+            own['a'].value, own['b'].value = own['a'].value + x, own['b'].value * x
+            return own['c'].value * 2
+
+        jitted, results = jit(function), []
+        for i in range(8):
+            shared = share(own['a'].value) if i in (4, 5) else X + i
+            if i in (4, 5) and what != 'argument':
+                own['b' if what == 'state' else 'c'].value = shared
+            results.append((jitted(shared if what == 'argument' else X), shared if what == 'argument' else None))
+        return results, {name: state.value for name, state in own.items()}
+
+    for ours, theirs in zip(*(jax.tree.leaves(run(jit)) for jit in (bo.jit, transform.jit)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_an_error_after_many_calls_is_the_functions_own_and_loses_nothing() -> None:
+    own = states()
+
+    @bo.jit
+    def function(x: Any) -> None:
+        brainstate.transform.jit_error_if(x[0] > 5, 'too much')
+        own['a'].value = own['a'].value + x
+
+    for _ in range(4):
+        function(X)
+    with pytest.raises(Exception, match='too much'):
+        function(X + 6)
+    np.testing.assert_array_equal(own['a'].value, X + 1 + 4 * X)
