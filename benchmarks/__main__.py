@@ -44,7 +44,7 @@ def step_times(smoke: bool) -> list[dict[str, Any]]:
                         steps[peer] = build(g, clip)
                     except MissingPeerError as error:
                         missing.append(str(error))
-            repetitions = 3 if smoke else 300 if leaves == 4 and side == 64 else 30
+            repetitions = 3 if smoke else 300 if leaves == 4 and side == 64 else 20
             slow = {'braintools': steps.pop('braintools')} if 'braintools' in steps else {}
             times = medians(steps, repetitions) | medians(slow, 3 if smoke else 5)
             rows.append({'what': name, 'clip': clip is not None, 'ms': times, 'missing': missing})
@@ -56,7 +56,7 @@ def train_times(smoke: bool) -> list[dict[str, Any]]:
     rows = []
     for name, leaves, side in SIZES[:1] if smoke else SIZES:
         steps = {peer: build(leaves, side) for peer, build in TRAIN.items()}
-        rows.append({'what': name, 'ms': medians(steps, 3 if smoke else 200 if leaves * side < 1000 else 25)})
+        rows.append({'what': name, 'ms': medians(steps, 3 if smoke else 200 if leaves * side < 1000 else 20)})
     return rows
 
 
@@ -72,7 +72,7 @@ def temporary_memory(side: int = 512) -> float:
 def measured(smoke: bool) -> dict[str, Any]:
     by_leaves = [(n, 1024 * n) for n in ((1, 10) if smoke else (1, 10, 100, 1000))]
     by_weights = [(4, 10**k) for k in ((4, 5) if smoke else (4, 5, 6, 7, 8))]
-    leaves, repetitions = (4, 1) if smoke else (300, 2)
+    leaves, repetitions = (4, 1) if smoke else (300, 3)
     return {
         'date': datetime.date.today().isoformat(),
         'machine': f'{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}',
