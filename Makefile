@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check
 
 .PHONY: demo test slow torch lint types doctest docs bench gpu smoke golden check clean
 .DELETE_ON_ERROR:

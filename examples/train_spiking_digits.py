@@ -84,7 +84,8 @@ def build_optimizer(args: argparse.Namespace, n_updates: int) -> Optimizer:
     warmup = n_updates // 10
     cosine = CosineAnnealingLR(args.lr, T_max=n_updates - warmup)
     schedule = WarmupScheduler(cosine, warmup_epochs=warmup, warmup_start_lr=args.lr / 100)
-    return OPTIMIZERS[args.optimizer](lr=schedule, grad_clip_norm=None if args.no_clip else args.clip_norm)
+    clip_norm = None if args.no_clip else args.clip_norm
+    return OPTIMIZERS[args.optimizer](lr=schedule, grad_clip_norm=clip_norm, norm_unit='own')  # nA and 1 in one norm
 
 
 def build_steps(network: SpikingNetwork, optimizer: Optimizer, n_steps: int) -> tuple[Callable, Callable]:
