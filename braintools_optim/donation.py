@@ -45,7 +45,8 @@ class Plan:
     def divided(self, args: Any, kwargs: Any, direct: bool = False) -> tuple[list[Any], list[Any]]:
         """The values of the States that are donated, with buffers of their own, and of the others.
 
-        To look at all buffers takes time, and is left out once what this function makes is known to share none.
+        To look at all buffers takes time, and is left out once what this function makes is known to share none. (An id
+        may be that of a new array by now; one that shares a buffer is refused by jax.)
         """
         donated, kept = self.parts(read(self.states, direct))
         found, others = ids_of(donated), (kept, args, kwargs)

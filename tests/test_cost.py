@@ -8,7 +8,9 @@ from typing import Any
 import brainstate
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from table import thinned
 
 import braintools_optim as bo
 from braintools_optim import rules
@@ -68,3 +70,20 @@ def test_options_of_the_compiler_are_those_that_it_knows() -> None:
     assert compiler_options() == IN_PLACE
     assert compiler_options(quickly=True) == IN_PLACE | QUICKLY
     assert not is_known('xla_cpu_no_such_option', True)
+
+
+@thinned(LEAFWISE, 'rule')
+def test_many_leaves_are_updated_as_few_are(rule: type[bo.Optimizer]) -> None:
+    """Among many, numbers reach the leaves another way, and XLA compiles in another."""
+    few = {'a': jnp.array([0.5, -1.5]), 'b': jnp.arange(6.0).reshape(2, 3) - 2.5, 'c': jnp.array([2.0])}
+    many = {f'{name}{i}': w for i in range(4) for name, w in few.items()}
+    paths = []
+    for start in (few, many):
+        weights = {name: brainstate.ParamState(w) for name, w in start.items()}
+        options = {} if rule is bo.Fromage else {'weight_decay': 0.01}
+        optimizer = rule(grad_clip_value=0.5, **options).register_trainable_weights(weights)
+        for step in range(6):
+            optimizer.update({name: jnp.cos(w.value + step) for name, w in weights.items()})
+        paths.append({name: w.value for name, w in weights.items()})
+    for name, w in paths[1].items():
+        np.testing.assert_allclose(w, paths[0][name[0]], rtol=1e-12, atol=1e-14)
