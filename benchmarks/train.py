@@ -6,6 +6,7 @@ Each returns the loss to wait for: what one compiled function makes is ready at 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import brainstate
@@ -16,10 +17,11 @@ import optax
 import braintools_optim as bo
 from benchmarks.steps import chain
 
-__all__ = ['TRAIN', 'donating', 'plain']
+__all__ = ['TRAIN']
 
 Step = Callable[[], Any]
 Jit = Callable[[Callable[..., Any]], Any]
+Update = Callable[[Any], None]
 BATCH = 8
 
 
@@ -35,15 +37,12 @@ def first(leaves: int, side: int) -> tuple[list[jax.Array], jax.Array]:
     return weights, jax.random.normal(keys[0], (BATCH, side))
 
 
-def with_states(jit: Jit, leaves: int, side: int) -> Step:
-    """A step of our optimizer."""
+def with_states(jit: Jit, build: Callable[[dict[str, brainstate.ParamState]], Update], leaves: int, side: int) -> Step:
+    """A step on States, with the update that ``build`` makes for them."""
     values, x = first(leaves, side)
     states = {f'layer{i:03}': brainstate.ParamState(w) for i, w in enumerate(values)}
-    optimizer = bo.Adam(1e-3, grad_clip_norm=1.0).register_trainable_weights(states)
-    return step_of(jit, states, x, optimizer.update)
+    update = build(states)
 
-
-def step_of(jit: Jit, states: dict[str, brainstate.ParamState], x: Any, update: Callable[[Any], None]) -> Step:
     @jit
     def step(x: Any) -> Any:
         of_weights = brainstate.transform.grad(
@@ -60,20 +59,12 @@ def step_of(jit: Jit, states: dict[str, brainstate.ParamState], x: Any, update: 
     return run
 
 
-def plain(leaves: int, side: int) -> Step:
-    """Our optimizer under brainstate's jit."""
-    return with_states(brainstate.transform.jit, leaves, side)
+def ours(states: dict[str, brainstate.ParamState]) -> Update:
+    return bo.Adam(1e-3, grad_clip_norm=1.0).register_trainable_weights(states).update
 
 
-def donating(leaves: int, side: int) -> Step:
-    """Our optimizer under our jit."""
-    return with_states(bo.jit, leaves, side)
-
-
-def optax_in_states(leaves: int, side: int) -> Step:
-    """The optax chain with its arrays in States under brainstate's jit: what brainstate's dispatch takes."""
-    values, x = first(leaves, side)
-    states = {f'layer{i:03}': brainstate.ParamState(w) for i, w in enumerate(values)}
+def optax_in_states(states: dict[str, brainstate.ParamState]) -> Update:
+    """The optax chain with its arrays in States: what of a step brainstate's dispatch takes."""
     tx = chain(1.0)
     memory = brainstate.LongTermState(tx.init({name: s.value for name, s in states.items()}))
 
@@ -82,7 +73,7 @@ def optax_in_states(leaves: int, side: int) -> Step:
         for name, state in states.items():
             state.value = state.value + updates[name]
 
-    return step_of(brainstate.transform.jit, states, x, update)
+    return update
 
 
 def by_hand(leaves: int, side: int) -> Step:
@@ -107,8 +98,8 @@ def by_hand(leaves: int, side: int) -> Step:
 
 
 TRAIN: dict[str, Callable[[int, int], Step]] = {
-    'ours, brainstate jit': plain,
-    'ours, donating jit': donating,
+    'ours, brainstate jit': partial(with_states, brainstate.transform.jit, ours),
+    'ours, donating jit': partial(with_states, bo.jit, ours),
     'optax by hand': by_hand,
-    'optax in States, brainstate jit': optax_in_states,
+    'optax in States, brainstate jit': partial(with_states, brainstate.transform.jit, optax_in_states),
 }

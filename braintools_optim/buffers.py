@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 import functools
+import operator
 from typing import Any
 
 import jax
-from jax.core import Tracer
 
 __all__ = ['compiler_options', 'unshared']
 
 
 def unshared(donated: Any, others: Any) -> Any:
-    """What is donated, with arrays whose buffer occurs twice or among ``others`` copied."""
+    """What is donated, with arrays whose buffer occurs twice or among ``others`` copied; itself if there are none."""
     taken = {buffer_of(leaf) for leaf in jax.tree.leaves(others)}
     leaves, structure = jax.tree.flatten(donated)
-    if all_differ(leaves, taken):  # nearly always
-        return donated
-    for i, leaf in enumerate(leaves):
+    own = []
+    for leaf in leaves:
         buffer = buffer_of(leaf)
-        if buffer in taken and isinstance(leaf, jax.Array):
-            leaves[i] = leaf.copy()
+        own.append(leaf.copy() if buffer in taken and isinstance(leaf, jax.Array) else leaf)
         taken.add(buffer)
-    return jax.tree.unflatten(structure, leaves)
-
-
-def all_differ(leaves: list[Any], taken: set[int]) -> bool:
-    """Whether these are arrays on one device whose buffers are all different, and none of ``taken``."""
-    try:
-        buffers = {leaf.unsafe_buffer_pointer() for leaf in leaves}
-    except (AttributeError, TypeError, jax.errors.JaxRuntimeError):
-        return False
-    return len(buffers) == len(leaves) and 0 not in buffers and taken.isdisjoint(buffers)
+    return donated if all(map(operator.is_, own, leaves)) else jax.tree.unflatten(structure, own)
 
 
 def buffer_of(leaf: Any) -> int:
     """What tells buffers apart; two arrays may share one."""
-    if isinstance(leaf, Tracer) or not isinstance(leaf, jax.Array):
-        return id(leaf)
     try:
         return leaf.unsafe_buffer_pointer() or id(leaf)
+    except (AttributeError, TypeError):  # no array of jax, or traced
+        return id(leaf)
     except jax.errors.JaxRuntimeError:
         if leaf.is_deleted():
             raise

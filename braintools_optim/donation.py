@@ -36,30 +36,26 @@ class Plan:
     made: list[int] = field(default_factory=list)  # the ids of the arrays that it made last, of States that are donated
     trusted: bool = False  # those were found not to share a buffer
 
-    def parts(self, values: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """The values that are donated, and the others; None where they are not."""
-        donated = [value if chosen else None for chosen, value in zip(self.donated, values, strict=True)]
-        kept = [None if chosen else value for chosen, value in zip(self.donated, values, strict=True)]
-        return donated, kept
-
     def divided(self, args: Any, kwargs: Any, direct: bool = False) -> tuple[list[Any], list[Any]]:
-        """The values of the States that are donated, with buffers of their own, and of the others.
+        """The values of the States that are donated, with buffers of their own, and of the others; None elsewhere.
 
         To look at all buffers takes time, and is left out once what this function makes is known to share none. (An id
         may be that of a new array by now; one that shares a buffer is refused by jax.)
         """
-        donated, kept = self.parts(read(self.states, direct))
+        values = read(self.states, direct)
+        donated = [value if chosen else None for chosen, value in zip(self.donated, values, strict=True)]
+        kept = [None if chosen else value for chosen, value in zip(self.donated, values, strict=True)]
         found, others = ids_of(donated), (kept, args, kwargs)
         if not (self.trusted and found == self.made and set(found).isdisjoint(ids_of(others))):
             own = unshared(donated, (others, self.constants))
             self.trusted = found == self.made and own is donated
-            return own, kept
+            donated = own
         return donated, kept
 
     def finish(self, values: Sequence[Any], direct: bool) -> None:
         """Write what the function made."""
         write(compress(self.states, self.written), compress(values, self.written), direct)
-        self.made = ids_of(self.parts(values)[0])
+        self.made = ids_of(list(compress(values, self.donated)))
 
 
 def is_lost(leaf: Any) -> bool:

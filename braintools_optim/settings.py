@@ -162,8 +162,8 @@ class Settings(Node):
 
     def _admitted(self, lr: Any) -> LRScheduler:
         scheduler = as_scheduler(lr)
-        options = self.options['defaults'].plain().values()
         if getattr(scheduler, 'cycle_momentum', False):
+            options = self.options['defaults'].plain().values()
             if options.keys().isdisjoint({'momentum', 'betas'}):
                 raise ValueError('Invalid cycle_momentum=True. This optimizer has neither momentum nor betas.')
             if not is_on(options.get('momentum', 1.0)):

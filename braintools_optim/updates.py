@@ -93,7 +93,7 @@ class Updates(Rule):
             report['metrics'] = self.metrics_state.value
         run = self._compiled[self.donate_weights]
         if traced:
-            run, settings = self._step, jax.tree.map(jnp.asarray, settings)  # vmap's trial run passes NumPy arrays
+            run = self._step
         memory, leaves, count, report = run(memory, leaves, gradients, settings, extra, scales, report)
         write((self.opt_state, self.step_count), (memory, count), direct)
         self._weights.write(leaves, direct)
@@ -134,8 +134,10 @@ class Updates(Rule):
     ) -> tuple[Memory, list[Any], Any, dict[str, Any]]:
         """The update as a pure function of the values of the States."""
         evaluation.refuse_evaluated(memory, 'An update')
-        (options, positions, count), keys = settings, self._weights.keys
-        hps = jax.tree.map(jnp.asarray, options.tree)
+        options, positions, count = settings
+        keys = self._weights.keys
+        # they are NumPy's where brainstate's vmap tries a function out
+        hps, positions, count = jax.tree.map(jnp.asarray, (options.tree, positions, count))
         weights = dict(zip(keys, leaves, strict=True))
         found = {key: g for key, g in zip(keys, gradients, strict=True) if g is not None}
         if scales is not None:  # which may leave float16's range

@@ -20,7 +20,6 @@ __all__ = ['UniqueStateManager', 'Weights', 'flatten_states']
 
 Path = tuple[Any, ...]
 Scales = tuple[float, ...] | None
-LEAF = jax.tree.structure(0)
 
 
 def children(node: Any) -> Iterator[tuple[Path, Any]] | None:
@@ -169,9 +168,9 @@ class Weights:
             raise ValueError('There are no weights to register.')
         new.manager.merge_with(self.manager.to_pytree()).merge_with(states)
         new._states = [state for state, _, _ in new._layouts]
-        new._structure = jax.tree.structure([state.value for state in new._states])
+        leaves, new._structure = jax.tree.flatten([state.value for state in new._states])
         new.keys = [name for _, _, names in new._layouts for name in names]
-        new._shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves([state.value for state in new._states])]
+        new._shapes = [jnp.shape(leaf) for leaf in leaves]
         return new, new.keys[len(self.keys) :]
 
     def read(self, direct: bool = False) -> list[Any]:

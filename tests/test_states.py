@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import brainstate
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -153,4 +152,3 @@ def test_checks_of_brainstate_are_made() -> None:
         late = bo.SGD(lr=0.25)
         with pytest.raises(Exception, match='different trace level'):
             late.register_trainable_weights({'w': made[0]}).update({'w': G['w']})
-    jax.block_until_ready(w.value)
