@@ -13,7 +13,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from braintools_optim.buffers import compiler_options, unshared
-from braintools_optim.states import is_traced, is_watched, read, write
+from braintools_optim.states import is_traced, is_undisturbed, read, write
 
 __all__ = ['donating', 'jit']
 
@@ -35,14 +35,15 @@ class Plan:
     constants: list[Any]  # arrays that the compiled function holds
     made: list[int] = field(default_factory=list)  # the ids of the arrays that it made last, of States that are donated
     trusted: bool = False  # those were found not to share a buffer
+    direct: bool = False  # its States, as they were last read, may be written directly
 
-    def divided(self, args: Any, kwargs: Any, direct: bool = False) -> tuple[list[Any], list[Any]]:
+    def divided(self, args: Any, kwargs: Any, undisturbed: bool = False) -> tuple[list[Any], list[Any]]:
         """The values of the States that are donated, with buffers of their own, and of the others; None elsewhere.
 
         To look at all buffers takes time, and is left out once what this function makes is known to share none. (An id
         may be that of a new array by now; one that shares a buffer is refused by jax.)
         """
-        values = read(self.states, direct)
+        values, self.direct = read(self.states, undisturbed)
         donated = [value if chosen else None for chosen, value in zip(self.donated, values, strict=True)]
         kept = [None if chosen else value for chosen, value in zip(self.donated, values, strict=True)]
         found, others = ids_of(donated), (kept, args, kwargs)
@@ -52,9 +53,9 @@ class Plan:
             donated = own
         return donated, kept
 
-    def finish(self, values: Sequence[Any], direct: bool) -> None:
+    def finish(self, values: Sequence[Any]) -> None:
         """Write what the function made."""
-        write(compress(self.states, self.written), compress(values, self.written), direct)
+        write(compress(self.states, self.written), compress(values, self.written), self.direct)
         self.made = ids_of(list(compress(values, self.donated)))
 
 
@@ -160,30 +161,31 @@ def donating(
             current[key] = same[0] if same else len(plans) - 1
         return current[key]
 
-    def attempt(number: int, args: Any, kwargs: Any, direct: bool) -> Any:
+    def attempt(number: int, args: Any, kwargs: Any, undisturbed: bool) -> Any:
         """The new values of the States and the result; None if it is to be tried anew."""
         own = plans[number]
         try:
-            return compiled()(number, *own.divided(args, kwargs, direct), *args, **kwargs)
+            return compiled()(number, *own.divided(args, kwargs, undisturbed), *args, **kwargs)
         except StaleError:
             return None
         except jax.errors.JaxRuntimeError:  # an argument may share a buffer without being the same array
             was_trusted, own.trusted = own.trusted, False
-            if not was_trusted or any(is_lost(leaf) for leaf in jax.tree.leaves(read(own.states, direct))):
+            if not was_trusted or any(is_lost(leaf) for leaf in jax.tree.leaves([state.value for state in own.states])):
                 raise
             return None
 
     @functools.wraps(function)
     def jitted(*args: Any, **kwargs: Any) -> Any:
-        if is_traced() or config.jax_disable_jit:
+        undisturbed = is_undisturbed()
+        if (not undisturbed and is_traced()) or config.jax_disable_jit:
             return plain(*args, **kwargs)
-        number, direct = find(args, kwargs), not is_watched()
-        returned = attempt(number, args, kwargs, direct)
+        number = find(args, kwargs)
+        returned = attempt(number, args, kwargs, undisturbed)
         if returned is None:
             number = find(args, kwargs, renew=True)
-            returned = compiled()(number, *plans[number].divided(args, kwargs, direct), *args, **kwargs)
+            returned = compiled()(number, *plans[number].divided(args, kwargs, undisturbed), *args, **kwargs)
         new, result = returned
-        plans[number].finish(new, direct)
+        plans[number].finish(new)
         return result
 
     def lower(*args: Any, **kwargs: Any) -> Any:

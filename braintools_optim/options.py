@@ -402,10 +402,10 @@ class Packed:
     Each array that a compiled function is given takes microseconds at each call.
     """
 
-    __slots__ = ('_layout', 'numbers')
+    __slots__ = ('layout', 'numbers')
 
     def __init__(self, layout: Layout, numbers: Any):
-        self._layout, self.numbers = layout, numbers
+        self.layout, self.numbers = layout, numbers
 
     @classmethod
     def of(cls, tree: Any) -> Packed:
@@ -418,18 +418,18 @@ class Packed:
         """The tree with its numbers, as NumPy's unless they are traced."""
         traced = isinstance(self.numbers, Tracer)
         numbers = jnp.unstack(self.numbers, axis=-1) if traced else np.moveaxis(np.asarray(self.numbers), -1, 0)
-        return self._layout.tree(list(numbers))
+        return self.layout.tree(list(numbers))
 
     @property
     def flags(self) -> Any:
         """The tree without its numbers."""
-        return self._layout.flags
+        return self.layout.flags
 
     def __repr__(self) -> str:
-        return f'Packed({self._layout.tree(["..."] * self._layout.size)}, {self.numbers})'
+        return f'Packed({self.layout.tree(["..."] * self.layout.size)}, {self.numbers})'
 
     def tree_flatten(self) -> tuple[tuple[Any], Layout]:
-        return (self.numbers,), self._layout
+        return (self.numbers,), self.layout
 
     @classmethod
     def tree_unflatten(cls, layout: Layout, children: Any) -> Packed:

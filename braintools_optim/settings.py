@@ -65,10 +65,12 @@ class Settings(Node):
         options: dict[str, Any] = self.values.value.tree
         return options
 
-    def positions(self, direct: bool = False) -> dict[str, Any]:
+    def positions(self, undisturbed: bool = False) -> dict[str, Any]:
         """The values of the States of all schedules."""
-        options = {part: {n: s.position(direct) for n, s in own.items()} for part, own in self.schedules.items() if own}
-        return {'lr': self.lr_scheduler.position(direct), 'options': options}
+        options = {
+            part: {n: s.position(undisturbed) for n, s in own.items()} for part, own in self.schedules.items() if own
+        }
+        return {'lr': self.lr_scheduler.position(undisturbed), 'options': options}
 
     def part(self, values: Mapping[str, Any], positions: Mapping[str, Any], part: str | int) -> Hyperparameters:
         """The options of a part (a group by its number), as schedules drive them; a pure function of the values."""

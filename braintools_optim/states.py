@@ -6,24 +6,28 @@ That is outside of transformations, and takes a quarter of the time.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import operator
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import brainstate
 import brainunit
+import jax
 import jax.numpy as jnp
+from brainstate import GlobalHookRegistry
 from brainstate._state import TRACE_CONTEXT  # there is no public name for "is a transformation active?"
+from jax.core import Tracer
 from jax.extend.core import get_opaque_trace_state
 
 from braintools_optim.options import Packed
 
-__all__ = ['inside_transformation', 'is_traced', 'is_watched', 'read', 'write']
+__all__ = ['inside_transformation', 'is_traced', 'is_undisturbed', 'read', 'write']
 
-jax_trace: Any = functools.partial(get_opaque_trace_state, convention='nnx')
-TOP_LEVEL = jax_trace()
-VALUES = {type(jnp.zeros(())), dict, brainunit.Quantity, Packed}  # others may stand for what cannot be read
+jax_trace: Any = get_opaque_trace_state
+TOP_LEVEL = jax_trace('nnx')
 HARMLESS = {'__abstractmethods__', '__annotations__', '__doc__', '__firstlineno__', '__init__', '__module__'}
 HARMLESS |= {'__orig_bases__', '__parameters__', '__static_attributes__', '_abc_impl'}
+value_of, has_hooks = operator.attrgetter('_value'), operator.attrgetter('_hooks_manager._has_hooks')
 
 
 def inside_transformation() -> bool:
@@ -33,45 +37,60 @@ def inside_transformation() -> bool:
 
 def is_traced() -> bool:
     """Whether any transformation is: jax's own, too, under which States that were there before cannot be written."""
-    return inside_transformation() or jax_trace() != TOP_LEVEL
+    return inside_transformation() or jax_trace('nnx') != TOP_LEVEL
 
 
-def is_watched() -> bool:
-    """Whether brainstate checks what is written, or has hooks for all States."""
-    checks: bool = TRACE_CONTEXT.tree_check[-1] or TRACE_CONTEXT.jax_tracer_check[-1]
-    return checks or brainstate.GlobalHookRegistry.instance().has_hooks()
+def is_undisturbed() -> bool:
+    """Whether no transformation is active, brainstate does not check what is written, and no hook is for all States."""
+    checks = TRACE_CONTEXT.state_stack or TRACE_CONTEXT.tree_check[-1] or TRACE_CONTEXT.jax_tracer_check[-1]
+    return not (checks or jax_trace('nnx') != TOP_LEVEL or GlobalHookRegistry.instance().has_hooks())
 
 
 @functools.cache
-def is_plain(kind: Any) -> bool:
-    """Whether States of this kind are read and written as ``State`` is; and that does, tried out, no more than this."""
-    before_state = kind.__mro__[: kind.__mro__.index(brainstate.State)]
-    overridden = {name for own in before_state for name in vars(own)} & vars(brainstate.State).keys()
+def is_as_known() -> bool:
+    """Whether States of this brainstate, tried out, change by a write and by a hook as they are taken to here."""
     probe, new = brainstate.State(jnp.zeros(())), jnp.ones(())
     before = dict(vars(probe))
     probe.value = new
     after = vars(probe)
     changed = {name: value for name, value in after.items() if name not in before or before[name] is not value}
-    return overridden <= HARMLESS and changed == {'_value': new, '_been_writen': True} and probe.value is new
+    if changed != {'_value': new, '_been_writen': True} or probe.value is not new:
+        return False
+    hooks = vars(after['_hooks_manager'])
+    was_hooked = hooks.get('_has_hooks')
+    probe.register_hook('read', lambda context: None)
+    return was_hooked is False and hooks['_has_hooks'] is True
 
 
-def read(states: Iterable[brainstate.State], direct: bool) -> list[Any]:
-    """The values of States."""
-    if not direct:
-        return [state.value for state in states]
-    values = []
-    for state in states:
-        value = vars(state).get('_value')
-        quick = type(value) in VALUES and is_plain(state.__class__) and not state.hooks.has_hooks()
-        values.append(value if quick else state.value)
-    return values
+@functools.cache
+def is_plain(kind: Any) -> bool:
+    """Whether States of this kind are read and written as ``State`` is."""
+    before_state = kind.__mro__[: kind.__mro__.index(brainstate.State)]
+    overridden = {name for own in before_state for name in vars(own)} & vars(brainstate.State).keys()
+    return overridden <= HARMLESS and is_as_known()
+
+
+@functools.cache
+def is_present(kind: Any) -> bool:
+    """Whether what is of this kind is a value; others may stand for one that cannot be read."""
+    return issubclass(kind, (jax.Array, dict, brainunit.Quantity, Packed)) and not issubclass(kind, Tracer)
+
+
+def read(states: Sequence[brainstate.State], undisturbed: bool) -> tuple[list[Any], bool]:
+    """The values of States, and whether they may be written directly."""
+    if undisturbed and all(map(is_plain, set(map(type, states)))) and not any(map(has_hooks, states)):
+        values = list(map(value_of, states))
+        if all(map(is_present, set(map(type, values)))):
+            return values, True
+    return [state.value for state in states], False
 
 
 def write(states: Iterable[brainstate.State], values: Iterable[Any], direct: bool) -> None:
     """Write the values of States."""
-    for state, value in zip(states, values, strict=True):
-        if direct and is_plain(state.__class__) and not state.hooks.has_hooks():
-            own = vars(state)
+    if direct:
+        for state, value in zip(states, values, strict=True):
+            own: Any = vars(state)
             own['_value'], own['_been_writen'] = value, True
-        else:
+    else:
+        for state, value in zip(states, values, strict=True):
             state.value = value

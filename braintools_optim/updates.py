@@ -16,11 +16,11 @@ from braintools_optim.donation import donating
 from braintools_optim.groups import Group
 from braintools_optim.loss_scale import DynamicLossScale
 from braintools_optim.metrics import next_metrics, warn_of_skips
-from braintools_optim.options import Hyperparameters, validate
+from braintools_optim.options import Hyperparameters, Layout, Packed, validate
 from braintools_optim.precision import compute_dtype
 from braintools_optim.rule import Rule, TreeRule
 from braintools_optim.settings import OptimState, Settings, frozen_names
-from braintools_optim.states import inside_transformation, is_traced, is_watched, read, write
+from braintools_optim.states import inside_transformation, is_traced, is_undisturbed, read, write
 from braintools_optim.step import MANY, Memory, step
 from braintools_optim.treatment import Treatment
 from braintools_optim.units import warn_of_mixed_norms
@@ -64,7 +64,6 @@ class Updates(Rule):
             raise ValueError('register_trainable_weights must be called before step.')
         if type(partial) is not bool:
             raise TypeError(f'Invalid partial={partial!r}. Must be a bool.')
-        self._check_extra(extra)
         functions = tuple((name, value) for name, value in extra.items() if callable(value)) if extra else ()
         if functions and not (jax.config.jax_disable_jit or inside_transformation()):  # type: ignore[attr-defined]
             # brainstate's jit follows the States that they read
@@ -74,38 +73,34 @@ class Updates(Rule):
                 lambda grads, arrays, scale: self._update(grads, loss_unit, arrays | dict(functions), partial, scale),
             )(grads, arrays, loss_scale)
             return
-        traced = is_traced()
-        direct = not (traced or is_watched())
-        leaves = self._weights.read(direct)
-        memory, count, options = read((self.opt_state, self.step_count, self.settings.values), direct)
+        undisturbed = is_undisturbed()
+        states = (self.opt_state, self.step_count, *self._weights.states)
+        (options, memory, count, *values), direct = read((self.settings.values, *states), undisturbed)
+        leaves = self._weights.leaves(values)
         shared: Hyperparameters = options.flags['shared']
         frozen = frozen_names(shared)
         gradients, scales = self._weights.match(grads, loss_unit, partial, frozen)
         if partial and isinstance(self, TreeRule) and not self._weights.all_but(frozen, gradients):
             raise ValueError(f'Invalid partial=True. {type(self).__name__} needs the gradients of all weights.')
-        settings = (options, self.settings.positions(direct), count)
+        settings = (options.numbers, self.settings.positions(undisturbed), count)
         scaling = self.loss_scale if loss_scale is None else validate('loss_scale', loss_scale)
-        dynamic = scaling if isinstance(scaling, DynamicLossScale) else None
+        dynamic = scaling if scaling is not None and isinstance(scaling, DynamicLossScale) else None
         if dynamic is None and scaling is not None:
             scaling = jnp.asarray(scaling, jnp.result_type(float))
         report = {'loss_scale': scaling if dynamic is None else dynamic.state.value}
         if self.metrics_state is not None:
             report['metrics'] = self.metrics_state.value
-        run = self._compiled[self.donate_weights]
-        if traced:
-            run = self._step
-        memory, leaves, count, report = run(memory, leaves, gradients, settings, extra, scales, report)
-        write((self.opt_state, self.step_count), (memory, count), direct)
-        self._weights.write(leaves, direct)
+        run = self._compiled[self.donate_weights] if undisturbed or not is_traced() else self._step
+        memory, leaves, count, report = run(
+            memory, leaves, gradients, settings, extra, (options.layout, scales), report
+        )
+        write(states, (memory, count, *self._weights.values(leaves)), direct)
         if dynamic is not None:
             dynamic.state.value = report['loss_scale']
         elif shared.on_nonfinite == 'raise':
             self._raise_unless(report['finite'], grads)
         if self.metrics_state is not None:
             self.metrics_state.value = report['metrics']
-
-    def _check_extra(self, extra: Mapping[str, Any]) -> None:
-        """Refuse what an update cannot be told besides the gradients."""
 
     def _raise_unless(self, finite: Any, grads: Any) -> None:
         if inside_transformation():
@@ -129,15 +124,16 @@ class Updates(Rule):
         gradients: list[Any],
         settings: tuple[Any, Any, Any],
         extra: Mapping[str, Any],
-        scales: Scales,
+        fixed: tuple[Layout, Scales],
         report: dict[str, Any],
     ) -> tuple[Memory, list[Any], Any, dict[str, Any]]:
         """The update as a pure function of the values of the States."""
         evaluation.refuse_evaluated(memory, 'An update')
-        options, positions, count = settings
+        numbers, positions, count = settings
+        layout, scales = fixed
         keys = self._weights.keys
         # they are NumPy's where brainstate's vmap tries a function out
-        hps, positions, count = jax.tree.map(jnp.asarray, (options.tree, positions, count))
+        hps, positions, count = jax.tree.map(jnp.asarray, (Packed(layout, numbers).tree, positions, count))
         weights = dict(zip(keys, leaves, strict=True))
         found = {key: g for key, g in zip(keys, gradients, strict=True) if g is not None}
         if scales is not None:  # which may leave float16's range

@@ -11,9 +11,10 @@ import brainstate
 import brainunit
 import jax
 import jax.numpy as jnp
+from jax.tree_util import tree_flatten
 
-from braintools_optim import states
 from braintools_optim.options import MissingKeyError
+from braintools_optim.states import write
 from braintools_optim.units import gradient_scales, is_quantity
 
 __all__ = ['UniqueStateManager', 'Weights', 'flatten_states']
@@ -136,10 +137,10 @@ class Weights:
         self.keys: list[str] = []  # of the leaves
         self._names: dict[Path, int] = {}  # every name of a State -> its id
         self._layouts: list[tuple[brainstate.State, Any, list[str]]] = []  # State, structure, names of its leaves
-        self._states: list[brainstate.State] = []
+        self.states: list[brainstate.State] = []
         self._structure: Any = None  # of all their values
         self._shapes: list[tuple[int, ...]] = []
-        self._orders: dict[Any, tuple[list[int | None], Scales]] = {}  # by the structure of the gradients
+        self._orders: dict[Any, tuple[list[int | None] | None, Scales]] = {}  # by the gradients' structure; None: as is
 
     def __len__(self) -> int:
         return len(self._layouts)
@@ -167,15 +168,19 @@ class Weights:
         if not added and not skip_known:
             raise ValueError('There are no weights to register.')
         new.manager.merge_with(self.manager.to_pytree()).merge_with(states)
-        new._states = [state for state, _, _ in new._layouts]
-        leaves, new._structure = jax.tree.flatten([state.value for state in new._states])
+        new.states = [state for state, _, _ in new._layouts]
+        leaves, new._structure = jax.tree.flatten([state.value for state in new.states])
         new.keys = [name for _, _, names in new._layouts for name in names]
         new._shapes = [jnp.shape(leaf) for leaf in leaves]
         return new, new.keys[len(self.keys) :]
 
-    def read(self, direct: bool = False) -> list[Any]:
+    def read(self) -> list[Any]:
         """The leaves of all weights, in the order of ``keys``."""
-        leaves, structure = jax.tree.flatten(states.read(self._states, direct))
+        return self.leaves([state.value for state in self.states])
+
+    def leaves(self, values: list[Any]) -> list[Any]:
+        """The leaves of these values of the States."""
+        leaves, structure = tree_flatten(values)
         if structure != self._structure:
             changed = [
                 f'{", ".join(names)}: {own} is now {jax.tree.structure(state.value)}'
@@ -199,8 +204,13 @@ class Weights:
         if changed:
             raise ValueError(f'The shape of a weight has changed since it was registered. {"; ".join(changed)}')
 
-    def write(self, leaves: Sequence[Any], direct: bool = False) -> None:
-        states.write(self._states, self._structure.unflatten(leaves), direct)
+    def values(self, leaves: Sequence[Any]) -> list[Any]:
+        """The values of the States that have these leaves."""
+        values: list[Any] = self._structure.unflatten(leaves)
+        return values
+
+    def write(self, leaves: Sequence[Any]) -> None:
+        write(self.states, self.values(leaves), direct=False)
 
     def as_tree(self, leaves: Mapping[str, Any]) -> dict[Any, Any]:
         """The weights' values as a nested dict under the registered names, with these leaves."""
@@ -245,19 +255,20 @@ class Weights:
         """
         if loss_unit is not None and not isinstance(loss_unit, brainunit.Unit):
             raise TypeError(f'Invalid loss_unit={loss_unit!r}. Must be a brainunit.Unit.')
-        leaves, structure = jax.tree.flatten(gradients)
+        leaves, structure = tree_flatten(gradients)
         seen = structure, loss_unit, partial, frozen
-        if seen not in self._orders:
+        known = self._orders.get(seen)
+        if known is None:
             found = self._find(gradients, partial, frozen)
             places = self._find(jax.tree.unflatten(structure, range(len(leaves))), partial, frozen)
             present = [(key, w) for key, w in self.named().items() if key in found]
             scales = gradient_scales(
                 [w for _, w in present], [found[key] for key, _ in present], [key for key, _ in present], loss_unit
             )
-            order = [jax.tree.leaves(places[key])[0] if key in places else None for key in self.keys]
-            self._orders[seen] = order, scales
-        order, scales = self._orders[seen]
-        return [None if i is None else leaves[i] for i in order], scales
+            found_at = [jax.tree.leaves(places[key])[0] if key in places else None for key in self.keys]
+            known = self._orders[seen] = None if found_at == [*range(len(leaves))] else found_at, scales
+        order, scales = known
+        return leaves if order is None else [None if i is None else leaves[i] for i in order], scales
 
     def all_but(self, frozen: Set[str], gradients: Sequence[Any]) -> bool:
         """Whether every weight that is not frozen has a gradient."""

@@ -155,8 +155,8 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         """The length of the present cycle, by ``.value``."""
         return Reading(lambda: whole(self.cycle(self.position()['epoch'])[2]))
 
-    def position(self, direct: bool = False) -> Position:
-        position = super().position(direct)
+    def position(self, undisturbed: bool = False) -> Position:
+        position = super().position(undisturbed)
         return {**position, 'epoch': position['epoch'] + self.fraction.value}
 
     def step(self, epoch: float | None = None) -> None:

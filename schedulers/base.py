@@ -82,9 +82,9 @@ class LRScheduler(Node):
         """The base rate of a parameter group; those beyond the last have the last's."""
         return entry(self.base_lrs, group)
 
-    def position(self, direct: bool = False) -> Position:
+    def position(self, undisturbed: bool = False) -> Position:
         """The values of the States that the present rate depends on."""
-        epoch, manual = read((self.last_epoch, self.manual), direct)
+        (epoch, manual), _ = read((self.last_epoch, self.manual), undisturbed)
         return {'epoch': epoch, 'manual': manual}
 
     def rate(self, position: Position, base_lr: Any = None, group: int = 0) -> Array:

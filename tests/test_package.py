@@ -54,6 +54,12 @@ def environment(path: Path, *install: str | Path) -> Path:
     return python
 
 
+def test_an_import_leaves_the_choice_of_devices() -> None:
+    """What must be told to jax before its first array may be told after the import."""
+    script = "import braintools_optim, jax; jax.config.update('jax_num_cpu_devices', 2); print(len(jax.devices('cpu')))"
+    assert run(sys.executable, '-c', script, cwd=ROOT) == '2\n'
+
+
 @pytest.mark.slow
 def test_wheel(checkout: Path, tmp_path: Path) -> None:
     run(

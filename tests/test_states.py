@@ -13,7 +13,7 @@ import pytest
 from brainstate import GlobalHookRegistry, transform
 
 import braintools_optim as bo
-from braintools_optim.states import is_plain, read, write
+from braintools_optim.states import is_as_known, is_plain, read, write
 
 G = {'w': jnp.array([1.0, -2.0]), 'b': jnp.array([4.0])}
 
@@ -114,7 +114,9 @@ def test_a_write_leaves_what_that_of_brainstate_leaves() -> None:
         ours, theirs = ({k: v for k, v in vars(state).items() if k not in own} for state in (direct, usual))
         assert ours.keys() == theirs.keys()
         assert all(ours[name] is theirs[name] for name in ours)
-        assert read([direct], direct=True)[0] is new
+        (value,), directly = read([direct], undisturbed=True)
+        assert value is new
+        assert directly
         assert is_plain(kind)
 
 
@@ -127,7 +129,14 @@ def test_a_brainstate_that_does_more_is_asked(monkeypatch: pytest.MonkeyPatch) -
         vars(state)['version'] = 1
 
     monkeypatch.setattr(brainstate.State, 'value', property(usual.fget, counting))
-    assert not is_plain.__wrapped__(brainstate.ParamState)
+    assert not is_as_known.__wrapped__()
+
+
+def test_a_brainstate_with_other_hooks_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shorter way is taken only if a hook, tried out, can be told from outside."""
+    assert is_as_known.__wrapped__()
+    monkeypatch.setattr(brainstate.State, 'register_hook', lambda state, kind, hook: None)
+    assert not is_as_known.__wrapped__()
 
 
 def test_a_state_of_a_finished_trace_says_so() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Unpack
 
 import brainstate
@@ -173,15 +173,14 @@ class LBFGS(OptaxOptimizer):
     def init_tree(self, weights: Leaves, hp: Hyperparameters) -> Any:
         return super().init_tree(as_reals(weights), hp)
 
-    def _check_extra(self, extra: Mapping[str, Any]) -> None:
-        if not isinstance(self.linesearch, (str, optax.GradientTransformationExtraArgs)):
-            return
-        value, value_fn = extra.get('value'), extra.get('value_fn')
-        if value is None or not callable(value_fn):
+    def _told(self, value: Any, value_fn: Any) -> dict[str, Any]:
+        searches = isinstance(self.linesearch, (str, optax.GradientTransformationExtraArgs))
+        if searches and (value is None or not callable(value_fn)):
             raise ValueError(
                 f'Invalid value={value!r}, value_fn={value_fn!r}. A line search must be told the loss: '
                 f'update(grads, value=loss, value_fn=loss_of), or minimize(loss_fn).'
             )
+        return super()._told(value, value_fn)
 
 
 def takes_weights(value_fn: Callable[..., Any]) -> bool:
