@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
-__all__ = ['compiler_options', 'unshared']
+__all__ = ['block_for', 'compiler_options', 'unshared']
 
 
 def unshared(donated: Any, others: Any) -> Any:
@@ -37,17 +38,30 @@ def buffer_of(leaf: Any) -> int:
 
 IN_PLACE = {'xla_cpu_copy_insertion_use_region_analysis': True}
 QUICKLY = {'xla_cpu_opt_preset': 'CPU_OPT_PRESET_FAST_COMPILE'}
+IN_BLOCKS = 'xla_multiheap_size_constraint_per_heap'
+BLOCK = 2**24  # bytes; glibc keeps no block of 2**25
+
+
+def block_for(sizes: Sequence[int]) -> int | None:
+    """The size of the blocks in which temporary memory is to come, None if all may be in one; given those of arrays."""
+    return max(BLOCK, *sizes) if sum(sizes) > BLOCK else None
 
 
 @functools.cache
-def compiler_options(quickly: bool = False) -> dict[str, Any]:
+def compiler_options(quickly: bool = False, block: int | None = None) -> dict[str, Any]:
     """What lets XLA on a CPU write a slot in place that another kernel reads, else it copies it; and compile quickly.
 
     The latter takes a third less time. It leaves small kernels as fast, and may split those of large rules.
+    Temporary memory in blocks is found again by the next call; what is larger goes back to the system, and every page
+    of it is made anew.
     """
     if jax.default_backend() != 'cpu':
         return {}
-    return {name: value for name, value in (IN_PLACE | (QUICKLY if quickly else {})).items() if is_known(name, value)}
+    wanted = IN_PLACE | (QUICKLY if quickly else {})
+    options = {name: value for name, value in wanted.items() if is_known(name, value)}
+    if block is not None and is_known(IN_BLOCKS, BLOCK):
+        options[IN_BLOCKS] = block
+    return options
 
 
 def is_known(name: str, value: Any) -> bool:

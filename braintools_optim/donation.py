@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
@@ -10,9 +11,10 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 
 import brainstate
 import jax
+from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from braintools_optim.buffers import compiler_options, unshared
+from braintools_optim.buffers import block_for, compiler_options, unshared
 from braintools_optim.states import is_traced, is_undisturbed, read, write
 
 __all__ = ['donating', 'jit']
@@ -32,6 +34,7 @@ class Plan:
     forms: list[Any]  # of their values
     written: tuple[bool, ...]
     donated: tuple[bool, ...]
+    block: int | None  # of temporary memory
     constants: list[Any]  # arrays that the compiled function holds
     made: list[int] = field(default_factory=list)  # the ids of the arrays that it made last, of States that are donated
     trusted: bool = False  # those were found not to share a buffer
@@ -140,13 +143,13 @@ def donating(
     run.__name__ = getattr(function, '__name__', 'run')
 
     @functools.cache
-    def compiled() -> Any:
+    def compiled(block: int | None) -> Any:
         return jax.jit(
             run,
             donate_argnums=1,
             static_argnums=(0, *(i + 3 for i in stateful.static_argnums)),
             static_argnames=stateful.static_argnames or None,
-            compiler_options=compiler_options(),
+            compiler_options=compiler_options(block=block),
         )
 
     def find(args: Any, kwargs: Any, renew: bool = False) -> int:
@@ -165,7 +168,7 @@ def donating(
         """The new values of the States and the result; None if it is to be tried anew."""
         own = plans[number]
         try:
-            return compiled()(number, *own.divided(args, kwargs, undisturbed), *args, **kwargs)
+            return compiled(own.block)(number, *own.divided(args, kwargs, undisturbed), *args, **kwargs)
         except StaleError:
             return None
         except jax.errors.JaxRuntimeError:  # an argument may share a buffer without being the same array
@@ -183,18 +186,21 @@ def donating(
         returned = attempt(number, args, kwargs, undisturbed)
         if returned is None:
             number = find(args, kwargs, renew=True)
-            returned = compiled()(number, *plans[number].divided(args, kwargs, undisturbed), *args, **kwargs)
+            own = plans[number]
+            returned = compiled(own.block)(number, *own.divided(args, kwargs, undisturbed), *args, **kwargs)
         new, result = returned
         plans[number].finish(new)
         return result
 
     def lower(*args: Any, **kwargs: Any) -> Any:
         number = find(args, kwargs, renew=True)
-        return compiled().lower(number, *plans[number].divided(args, kwargs), *args, **kwargs)
+        own = plans[number]
+        return compiled(own.block).lower(number, *own.divided(args, kwargs), *args, **kwargs)
 
     def clear_cache() -> None:
         plain.clear_cache()
-        compiled().clear_cache()
+        for block in {own.block for own in plans}:
+            compiled(block).clear_cache()
         current.clear()
 
     vars(jitted).update(origin_fun=function, stateful_fun=stateful, lower=lower, clear_cache=clear_cache)
@@ -209,12 +215,13 @@ def plan(trace: Any, jaxpr: ClosedJaxpr, new_values: Sequence[Any], wanted: Want
     forms = list(map(form, trace.original_state_values))
     entries = zip(states, written, forms, map(form, new_values), strict=True)
     donated = tuple(write and not may_fail and old == new and wanted(s) for s, write, old, new in entries)
-    return Plan(states, forms, written, donated, [constant for own in inner for constant in own.consts])
+    block = block_for([size(v.aval) for own in inner for equation in own.eqns for v in equation.outvars])
+    return Plan(states, forms, written, donated, block, [constant for own in inner for constant in own.consts])
 
 
 def alike(a: Plan, b: Plan) -> bool:
     same_states = list(map(id, a.states)) == list(map(id, b.states))
-    return same_states and (a.forms, a.written, a.donated) == (b.forms, b.written, b.donated)
+    return same_states and (a.forms, a.written, a.donated, a.block) == (b.forms, b.written, b.donated, b.block)
 
 
 def jaxprs_of(jaxpr: ClosedJaxpr) -> list[ClosedJaxpr]:
@@ -228,6 +235,11 @@ def jaxprs_of(jaxpr: ClosedJaxpr) -> list[ClosedJaxpr]:
             waiting += [part for part in parts if isinstance(part, ClosedJaxpr)]
             waiting += [ClosedJaxpr(part, ()) for part in parts if isinstance(part, Jaxpr)]
     return list(found.values())
+
+
+def size(aval: Any) -> int:
+    """The bytes of an array in a trace, none of what is no array."""
+    return math.prod(aval.shape) * aval.dtype.itemsize if isinstance(aval, ShapedArray) else 0
 
 
 def form(value: Any) -> Any:

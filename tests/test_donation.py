@@ -15,6 +15,7 @@ from brainstate import transform
 from compiling import compilations
 
 import braintools_optim as bo
+from braintools_optim.buffers import block_for, compiler_options
 
 N = 5
 X = jnp.arange(float(N))
@@ -321,6 +322,28 @@ def test_a_train_step() -> None:
         train_step()
     weights_and_memory = 3 * sum(state.value.nbytes for state in weights.values())
     assert train_step.lower().compile().memory_analysis().alias_size_in_bytes >= weights_and_memory
+
+
+@pytest.mark.parametrize('side', [64, 2100])
+def test_temporary_memory_in_blocks(side: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """Blocks hold the largest array (XLA says so if one does not), and change no bit; small ones are all in one."""
+
+    def train_step(w: brainstate.ParamState) -> Callable[[Any], None]:
+        def step(x: Any) -> None:
+            loss = lambda: jnp.sum(jnp.tanh(x @ jnp.tanh(w.value)) ** 2)  # noqa: E731
+            w.value = w.value - 0.1 * transform.grad(loss, w)()
+
+        return step
+
+    x = jnp.linspace(-1.0, 1.0, side, dtype=jnp.float32)
+    usual, ours = (brainstate.ParamState(jnp.outer(x, x)) for _ in range(2))
+    transform.jit(train_step(usual))(x)
+    bo.jit(train_step(ours))(x)
+    np.testing.assert_array_equal(ours.value, usual.value)
+    assert 'buffer size' not in capfd.readouterr().err
+    sizes = [4 * side * side] * 3
+    assert block_for(sizes) == (None if side == 64 else 4 * side * side)
+    assert (compiler_options() == compiler_options(block=block_for(sizes))) == (side == 64)
 
 
 @pytest.mark.parametrize('donate', [False, True])
