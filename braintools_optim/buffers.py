@@ -58,7 +58,7 @@ def compiler_options(quickly: bool = False, block: int | None = None) -> dict[st
     if jax.default_backend() != 'cpu':
         return {}
     wanted = IN_PLACE | (QUICKLY if quickly else {})
-    options = {name: value for name, value in wanted.items() if is_known(name, value)}
+    options: dict[str, Any] = {name: value for name, value in wanted.items() if is_known(name, value)}
     if block is not None and is_known(IN_BLOCKS, BLOCK):
         options[IN_BLOCKS] = block
     return options

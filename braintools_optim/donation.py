@@ -13,6 +13,7 @@ import brainstate
 import jax
 from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.tree_util import tree_leaves
 
 from braintools_optim.buffers import block_for, compiler_options, unshared
 from braintools_optim.states import is_traced, is_undisturbed, read, write
@@ -34,6 +35,7 @@ class Plan:
     forms: list[Any]  # of their values
     written: tuple[bool, ...]
     donated: tuple[bool, ...]
+    kept: tuple[bool, ...]  # the others
     block: int | None  # of temporary memory
     constants: list[Any]  # arrays that the compiled function holds
     made: list[int] = field(default_factory=list)  # the ids of the arrays that it made last, of States that are donated
@@ -41,14 +43,13 @@ class Plan:
     direct: bool = False  # its States, as they were last read, may be written directly
 
     def divided(self, args: Any, kwargs: Any, undisturbed: bool = False) -> tuple[list[Any], list[Any]]:
-        """The values of the States that are donated, with buffers of their own, and of the others; None elsewhere.
+        """The values of the States that are donated, with buffers of their own, and of the others.
 
         To look at all buffers takes time, and is left out once what this function makes is known to share none. (An id
         may be that of a new array by now; one that shares a buffer is refused by jax.)
         """
         values, self.direct = read(self.states, undisturbed)
-        donated = [value if chosen else None for chosen, value in zip(self.donated, values, strict=True)]
-        kept = [None if chosen else value for chosen, value in zip(self.donated, values, strict=True)]
+        donated, kept = list(compress(values, self.donated)), list(compress(values, self.kept))
         found, others = ids_of(donated), (kept, args, kwargs)
         if not (self.trusted and found == self.made and set(found).isdisjoint(ids_of(others))):
             own = unshared(donated, (others, self.constants))
@@ -67,11 +68,11 @@ def is_lost(leaf: Any) -> bool:
 
 
 def ids_of(tree: Any) -> list[int]:
-    return list(map(id, jax.tree.leaves(tree)))
+    return list(map(id, tree_leaves(tree)))
 
 
 class StaleError(Exception):
-    """A State's value has another form than it had in the trace."""
+    """An argument or a State's value has another form than it had in the trace."""
 
 
 @overload
@@ -135,8 +136,10 @@ def donating(
     current: dict[Any, int] = {}  # by the form of the arguments
 
     def run(number: int, donated: Sequence[Any], kept: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
-        values = [k if d is None else d for d, k in zip(donated, kept, strict=True)]
-        if list(map(form, values)) != plans[number].forms:
+        own, parts = plans[number], (iter(kept), iter(donated))
+        values = [next(parts[chosen]) for chosen in own.donated]
+        expected = current.get(stateful.get_arg_cache_key(*args, **kwargs))
+        if expected != number or list(map(form, values)) != own.forms:
             raise StaleError
         return stateful.jaxpr_call(values, *args, **kwargs)
 
@@ -182,12 +185,13 @@ def donating(
         undisturbed = is_undisturbed()
         if (not undisturbed and is_traced()) or config.jax_disable_jit:
             return plain(*args, **kwargs)
-        number = find(args, kwargs)
+        number = 0 if len(plans) == 1 else find(args, kwargs)
         returned = attempt(number, args, kwargs, undisturbed)
         if returned is None:
             number = find(args, kwargs, renew=True)
-            own = plans[number]
-            returned = compiled(own.block)(number, *own.divided(args, kwargs, undisturbed), *args, **kwargs)
+            returned = attempt(number, args, kwargs, undisturbed)
+        if returned is None:
+            return plain(*args, **kwargs)
         new, result = returned
         plans[number].finish(new)
         return result
@@ -216,7 +220,8 @@ def plan(trace: Any, jaxpr: ClosedJaxpr, new_values: Sequence[Any], wanted: Want
     entries = zip(states, written, forms, map(form, new_values), strict=True)
     donated = tuple(write and not may_fail and old == new and wanted(s) for s, write, old, new in entries)
     block = block_for([size(v.aval) for own in inner for equation in own.eqns for v in equation.outvars])
-    return Plan(states, forms, written, donated, block, [constant for own in inner for constant in own.consts])
+    kept = tuple(not chosen for chosen in donated)
+    return Plan(states, forms, written, donated, kept, block, [constant for own in inner for constant in own.consts])
 
 
 def alike(a: Plan, b: Plan) -> bool:

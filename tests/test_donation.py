@@ -15,6 +15,7 @@ from brainstate import transform
 from compiling import compilations
 
 import braintools_optim as bo
+from braintools_optim import donation
 from braintools_optim.buffers import block_for, compiler_options
 
 N = 5
@@ -196,6 +197,42 @@ def test_static_arguments() -> None:
     np.testing.assert_array_equal(own['a'].value, (X + 1) / 2)
     with pytest.raises(ValueError, match='negative'):
         bo.jit(static_argnums=-1)(lambda x: x)
+
+
+def test_arguments_of_another_form() -> None:
+    """What a function does may depend on it, whatever it was given before; forms seen before are not compiled again."""
+    own, traced = states(), list[Any]()
+
+    @bo.jit(static_argnames='much')
+    def add_to_one(x: Any, much: int = 1) -> Any:
+        traced.append(x)
+        name = 'a' if x.ndim else 'b'
+        own[name].value = own[name].value + much * x
+        return x
+
+    for i, (x, much) in enumerate([(X, 1), (X, 1), (X, 2), (2.0, 1), (X, 1), (np.float32(2.0), 2), (X, 2), (2.0, 1)]):
+        with compilations(0) if i in (1, 4, 6, 7) else contextlib.nullcontext():
+            assert add_to_one(jnp.asarray(x), much=much).dtype == jnp.asarray(x).dtype
+    assert len(traced) == 4
+    np.testing.assert_array_equal(own['a'].value, X + 1 + 7 * X)
+    np.testing.assert_array_equal(own['b'].value, 3 * X + 8)
+    add_to_one.clear_cache()
+    add_to_one(X)
+    np.testing.assert_array_equal(own['a'].value, X + 1 + 8 * X)
+    with pytest.raises(ValueError, match='cannot be an instance of State'):
+        add_to_one(own['c'])
+
+
+def test_what_is_never_as_it_was_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """brainstate's jit takes over."""
+    monkeypatch.setattr(donation, 'form', lambda value: object())
+    own = states()
+    jitted = bo.jit(lambda x: add(own, x))
+    for _ in range(2):
+        before = own['a'].value
+        jitted(X)
+        assert not before.is_deleted()
+    np.testing.assert_array_equal(own['a'].value, X + 1 + 2 * X * X * 3)
 
 
 def test_a_state_of_another_shape() -> None:
