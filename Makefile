@@ -38,10 +38,11 @@ bench: $(VENV)/benchmarks.stamp  # OUTPUT=benchmarks/results keeps what the docs
 	$(BIN)/python -m benchmarks $(if $(OUTPUT),--output $(OUTPUT))
 
 gpu: $(VENV)/benchmarks.stamp  # without one it says so
-	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks.gpu $(if $(OUTPUT),--output $(OUTPUT))
 
 smoke: $(VENV)/test.stamp  # only that the measurements run
 	$(BIN)/python -m benchmarks --smoke
+	$(BIN)/python -m benchmarks.gpu --smoke
 
 golden: $(VENV)/dev.stamp $(VENV)/test.stamp
 	$(BIN)/python tests/golden/record.py

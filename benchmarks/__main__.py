@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import platform
 from importlib import metadata
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 import braintools_optim as bo
 from benchmarks.cost import first_step, growth, memory
 from benchmarks.harness import medians
-from benchmarks.report import tables
+from benchmarks.report import keep, tables
 from benchmarks.steps import PEERS, MissingPeerError
 from benchmarks.train import TRAIN
 
@@ -107,12 +106,7 @@ def main() -> None:
     result = measured(args.smoke)
     print('\n'.join(tables(result)))
     if args.output:
-        place = args.output
-        if not place.suffix:
-            place.mkdir(exist_ok=True)
-            place /= f'{result["date"]}-{platform.machine()}-{os.cpu_count()}cores.json'
-        place.write_text(json.dumps(result, indent=1) + '\n')
-        print(f'kept in {place}')
+        keep(result, args.output, f'{platform.machine()}-{os.cpu_count()}cores')
 
 
 if __name__ == '__main__':

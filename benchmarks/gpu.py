@@ -1,9 +1,9 @@
-"""Adam with clipping on a GPU, against the bandwidth of its memory: ``python -m benchmarks.gpu [--output FILE]``."""
+"""Adam with clipping on a GPU, and what its memory allows: ``python -m benchmarks.gpu [--smoke] [--output PATH]``."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import datetime
 import os
 import statistics
 import time
@@ -16,7 +16,7 @@ os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # torch needs s
 import jax
 import jax.numpy as jnp
 
-from benchmarks.report import table
+from benchmarks.report import gpu_table, keep
 from benchmarks.steps import PEERS
 
 BYTES = {False: 28, True: 32}  # a weight: w, m and v are read and written, g is read, for clipping once more
@@ -47,60 +47,72 @@ def bandwidth(weights: int = 2 * 10**8) -> float:
 
 
 def torch_step(leaves: int, weights: int, clip: bool, **how: bool) -> float | None:
-    """Milliseconds of torch's ``clip_grad_norm_`` and Adam; None if torch sees no GPU."""
+    """Milliseconds of torch's ``clip_grad_norm_`` and Adam; None if torch does not see what jax sees."""
     try:
         import torch
     except ImportError:
         return None
-    if not torch.cuda.is_available():
+    device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+    if device == 'cuda' and not torch.cuda.is_available():
         return None
-    parameters = [torch.nn.Parameter(torch.ones(weights // leaves, device='cuda')) for _ in range(leaves)]
+    parameters = [torch.nn.Parameter(torch.ones(weights // leaves, device=device)) for _ in range(leaves)]
     for parameter in parameters:
         parameter.grad = torch.full_like(parameter, 0.01)
     optimizer = torch.optim.Adam(parameters, lr=1e-3, **how)
 
     def step() -> None:
         if clip:
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
         optimizer.step()
 
-    torch.cuda.empty_cache()  # what earlier sizes held
-    return milliseconds(step, lambda _: torch.cuda.synchronize())
+    def wait(_: Any) -> None:
+        if device == 'cuda':
+            torch.cuda.synchronize()
+
+    if device == 'cuda':
+        torch.cuda.empty_cache()  # what earlier sizes held
+    return milliseconds(step, wait)
 
 
-def row(leaves: int, weights: int, clip: bool) -> dict[str, Any]:
+def row(leaves: int, weights: int, clip: bool, speed: float) -> dict[str, Any]:
     g = {f'layer{i:04}': jnp.full((weights // leaves,), 0.01) for i in range(leaves)}
     ms: dict[str, float | None] = {}
     for peer in ('donating', 'optax'):
         ms[peer] = milliseconds(PEERS[peer](g, 1.0 if clip else None), jax.block_until_ready)
     for how in ('foreach', 'fused'):
         ms[f'torch {how}'] = torch_step(leaves, weights, clip, **{how: True})
-    return {'leaves': leaves, 'weights': weights, 'clip': clip, 'ms': ms}
+    return {
+        'leaves': leaves,
+        'weights': weights,
+        'clip': clip,
+        'least ms': 1e3 * BYTES[clip] * weights / speed,
+        'ms': ms,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--output', type=Path, help='a JSON file to keep the result in')
+    parser.add_argument('--smoke', action='store_true', help='only prove that everything runs, on any device')
+    parser.add_argument('--output', type=Path, help='a JSON file, or a folder for DATE-DEVICE.json')
     args = parser.parse_args()
-    if jax.default_backend() != 'gpu':
+    if jax.default_backend() != 'gpu' and not args.smoke:
         print(f'jax sees no GPU here, but {jax.devices()}. Nothing is measured.')
         return
     (device, *_) = jax.devices()
     limit = (device.memory_stats() or {}).get('bytes_limit', 0)
-    speed = bandwidth()
     # torch needs its own copy beside jax's, so half of what there is
-    rows = [row(n, size, clip) for n, size in SIZES if 2 * HELD * size < limit for clip in (True, False)]
-    print(f'{device.device_kind}: {speed / 1e9:.0f} GB/s read and written; milliseconds of an update of Adam\n')
-    peers = list(rows[0]['ms']) if rows else []
-    body = []
-    for r in rows:
-        shown = ['-' if r['ms'][peer] is None else f'{r["ms"][peer]:.3f}' for peer in peers]
-        least = 1e3 * BYTES[r['clip']] * r['weights'] / speed
-        body.append([f'{r["leaves"]:,}', f'{r["weights"]:,}', str(r['clip']), f'{least:.3f}', *shown])
-    print('\n'.join(table(['leaves', 'weights', 'clipped', 'at bandwidth', *peers], body)))
+    sizes = [(2, 100)] if args.smoke else [(n, weights) for n, weights in SIZES if 2 * HELD * weights < limit]
+    speed = bandwidth(100) if args.smoke else bandwidth()
+    result = {
+        'date': datetime.date.today().isoformat(),
+        'device': device.device_kind,
+        'jax': jax.__version__,
+        'bandwidth': speed,
+        'rows': [row(leaves, weights, clip, speed) for leaves, weights in sizes for clip in (True, False)],
+    }
+    print('\n'.join(gpu_table(result)))
     if args.output:
-        result = {'device': device.device_kind, 'jax': jax.__version__, 'bandwidth': speed, 'rows': rows}
-        args.output.write_text(json.dumps(result, indent=1) + '\n')
+        keep(result, args.output, device.device_kind.replace(' ', '-'))
 
 
 if __name__ == '__main__':

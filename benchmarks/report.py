@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ['tables']
+__all__ = ['gpu_table', 'keep', 'tables']
 
 Result = dict[str, Any]
 MIB = 2**20
+
+
+def keep(result: Result, place: Path, machine: str) -> None:
+    """Write a result to a file, or to one in a folder that is named after date and machine."""
+    if not place.suffix:
+        place.mkdir(exist_ok=True)
+        place /= f'{result["date"]}-{machine}.json'
+    place.write_text(json.dumps(result, indent=1) + '\n')
+    print(f'kept in {place}')
 
 
 def tables(result: Result) -> list[str]:
@@ -78,6 +89,26 @@ def named(row: dict[str, Any]) -> str:
 
 def cells(times: dict[str, float], peers: Sequence[str]) -> list[str]:
     return [f'{times[peer]:.3f}' if peer in times else '-' for peer in peers]
+
+
+def gpu_table(result: Result) -> list[str]:
+    """The lines of a GPU's table, with the time that the memory traffic alone would take."""
+    peers = list(result['rows'][0]['ms'])
+    body = []
+    for row in result['rows']:
+        least, ms = row['least ms'], row['ms']
+        shown = ['-' if ms[peer] is None else f'{ms[peer]:.3f}' for peer in peers]
+        what = [f'{row["leaves"]:,}', f'{row["weights"]:,}', 'yes' if row['clip'] else 'no']
+        body.append([*what, f'{least:.3f}', f'{least / ms["donating"]:.0%}', *shown])
+    missing = 'torch does not see the device, and so is not measured.'
+    return [
+        f'Measured on {result["date"]}: {result["device"]}, jax {result["jax"]}. '
+        f'Its memory is read and written at {result["bandwidth"] / 1e9:.0f} GB/s.',
+        'Milliseconds of an update of Adam, and what the memory traffic alone would take.',
+        *[missing] * any(None in row['ms'].values() for row in result['rows']),
+        '',
+        *table(['leaves', 'weights', 'clipped', 'at bandwidth', 'reached', *peers], body),
+    ]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -64,6 +64,7 @@ def compiler_options(quickly: bool = False, block: int | None = None) -> dict[st
     return options
 
 
+@functools.cache
 def is_known(name: str, value: Any) -> bool:
     """Whether this release of XLA knows an option."""
     try:

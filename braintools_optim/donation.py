@@ -167,7 +167,7 @@ def donating(
             current[key] = same[0] if same else len(plans) - 1
         return current[key]
 
-    def attempt(number: int, args: Any, kwargs: Any, undisturbed: bool) -> Any:
+    def attempt(number: int, args: Any, kwargs: Any, undisturbed: bool, again: bool = False) -> Any:
         """The new values of the States and the result; None if it is to be tried anew."""
         own = plans[number]
         try:
@@ -175,8 +175,8 @@ def donating(
         except StaleError:
             return None
         except jax.errors.JaxRuntimeError:  # an argument may share a buffer without being the same array
-            was_trusted, own.trusted = own.trusted, False
-            if not was_trusted or any(is_lost(leaf) for leaf in jax.tree.leaves([state.value for state in own.states])):
+            may_share, own.trusted = own.trusted and not again, False
+            if not may_share or any(is_lost(leaf) for leaf in jax.tree.leaves([state.value for state in own.states])):
                 raise
             return None
 
@@ -189,7 +189,7 @@ def donating(
         returned = attempt(number, args, kwargs, undisturbed)
         if returned is None:
             number = find(args, kwargs, renew=True)
-            returned = attempt(number, args, kwargs, undisturbed)
+            returned = attempt(number, args, kwargs, undisturbed, again=True)
         if returned is None:
             return plain(*args, **kwargs)
         new, result = returned

@@ -67,9 +67,10 @@ class Settings(Node):
 
     def positions(self, undisturbed: bool = False) -> dict[str, Any]:
         """The values of the States of all schedules."""
-        options = {
-            part: {n: s.position(undisturbed) for n, s in own.items()} for part, own in self.schedules.items() if own
-        }
+        options: dict[str, Any] = {}
+        for part, own in self.schedules.items():
+            if own:
+                options[part] = {name: schedule.position(undisturbed) for name, schedule in own.items()}
         return {'lr': self.lr_scheduler.position(undisturbed), 'options': options}
 
     def part(self, values: Mapping[str, Any], positions: Mapping[str, Any], part: str | int) -> Hyperparameters:

@@ -8,23 +8,25 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.report import tables
+from benchmarks.report import gpu_table, tables
 
 
 def write(folder: Path) -> None:
     """The page ``folder/speed.md`` and its picture in ``folder/gallery``."""
-    kept = sorted((folder.parent / 'benchmarks' / 'results').glob('*.json'))
+    files = sorted((folder.parent / 'benchmarks' / 'results').glob('*.json'))
+    kept = [json.loads(file.read_text()) for file in files]
     page = ['# Speed', '']
     if not kept:
         page += ['No measurements are kept. `make bench` prints them.', '']
-    else:
-        result = json.loads(kept[-1].read_text())
+    for result in [result for result in kept if 'steps' in result][-1:]:
         figure = Figure(figsize=(7, 2.8), layout='constrained')
         draw(figure, result)
         (folder / 'gallery').mkdir(exist_ok=True)
         figure.savefig(folder / 'gallery' / 'speed.png', dpi=110)
         page += [*tables(result), '![Milliseconds by leaves and by weights](gallery/speed.png)', '']
-        page += ['`make bench` measures anew; `make gpu` does it on a GPU.', '']
+    for result in [result for result in kept if 'bandwidth' in result][-1:]:
+        page += ['## On a GPU', '', *gpu_table(result)]
+    page += ['`make bench` measures anew; `make gpu` does it on a GPU.', '']
     (folder / 'speed.md').write_text('\n'.join(page))
 
 
