@@ -94,7 +94,7 @@ class Updates(Rule):
         memory, leaves, count, report = run(
             memory, leaves, gradients, settings, extra, (options.layout, scales), report
         )
-        write(states, (memory, count, *self._weights.values(leaves)), direct)
+        write(states, (memory, count, *self._weights.structure.unflatten(leaves)), direct)
         if dynamic is not None:
             dynamic.state.value = report['loss_scale']
         elif shared.on_nonfinite == 'raise':

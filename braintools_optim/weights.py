@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jax.tree_util import tree_flatten
 
 from braintools_optim.options import MissingKeyError
-from braintools_optim.states import write
 from braintools_optim.units import gradient_scales, is_quantity
 
 __all__ = ['UniqueStateManager', 'Weights', 'flatten_states']
@@ -138,7 +137,7 @@ class Weights:
         self._names: dict[Path, int] = {}  # every name of a State -> its id
         self._layouts: list[tuple[brainstate.State, Any, list[str]]] = []  # State, structure, names of its leaves
         self.states: list[brainstate.State] = []
-        self._structure: Any = None  # of all their values
+        self.structure: Any = None  # of all their values
         self._shapes: list[tuple[int, ...]] = []
         self._orders: dict[Any, tuple[list[int | None] | None, Scales]] = {}  # by the gradients' structure; None: as is
 
@@ -169,7 +168,7 @@ class Weights:
             raise ValueError('There are no weights to register.')
         new.manager.merge_with(self.manager.to_pytree()).merge_with(states)
         new.states = [state for state, _, _ in new._layouts]
-        leaves, new._structure = jax.tree.flatten([state.value for state in new.states])
+        leaves, new.structure = jax.tree.flatten([state.value for state in new.states])
         new.keys = [name for _, _, names in new._layouts for name in names]
         new._shapes = [jnp.shape(leaf) for leaf in leaves]
         return new, new.keys[len(self.keys) :]
@@ -181,7 +180,7 @@ class Weights:
     def leaves(self, values: list[Any]) -> list[Any]:
         """The leaves of these values of the States."""
         leaves, structure = tree_flatten(values)
-        if structure != self._structure:
+        if structure != self.structure:
             changed = [
                 f'{", ".join(names)}: {own} is now {jax.tree.structure(state.value)}'
                 for state, own, names in self._layouts
@@ -204,13 +203,9 @@ class Weights:
         if changed:
             raise ValueError(f'The shape of a weight has changed since it was registered. {"; ".join(changed)}')
 
-    def values(self, leaves: Sequence[Any]) -> list[Any]:
-        """The values of the States that have these leaves."""
-        values: list[Any] = self._structure.unflatten(leaves)
-        return values
-
     def write(self, leaves: Sequence[Any]) -> None:
-        write(self.states, self.values(leaves), direct=False)
+        for state, value in zip(self.states, self.structure.unflatten(leaves), strict=True):
+            state.value = value
 
     def as_tree(self, leaves: Mapping[str, Any]) -> dict[Any, Any]:
         """The weights' values as a nested dict under the registered names, with these leaves."""
