@@ -16,7 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.tree_util import tree_leaves
 
 from braintools_optim.buffers import block_for, compiler_options, unshared
-from braintools_optim.states import is_traced, is_undisturbed, read, write
+from braintools_optim.states import all_or_none, are_hooked, is_traced, is_undisturbed, read, write
 
 __all__ = ['donating', 'jit']
 
@@ -59,7 +59,7 @@ class Plan:
 
     def finish(self, values: Sequence[Any]) -> None:
         """Write what the function made."""
-        write(compress(self.states, self.written), compress(values, self.written), self.direct)
+        write(list(compress(self.states, self.written)), compress(values, self.written), self.direct)
         self.made = ids_of(list(compress(values, self.donated)))
 
 
@@ -95,7 +95,7 @@ def jit(
     - States that are only read are kept, and so are those that change shape or dtype;
     - a buffer that is also another State's, an argument's or a constant's is copied first;
     - an error leaves the States as they were. Functions that call back into Python may fail while
-      they run, and are therefore compiled without donation;
+      they run, and hooks of States may refuse what is written: then nothing is donated;
     - inside another transformation the function is part of that one.
 
     Parameters
@@ -186,6 +186,9 @@ def donating(
         if (not undisturbed and is_traced()) or config.jax_disable_jit:
             return plain(*args, **kwargs)
         number = 0 if len(plans) == 1 else find(args, kwargs)
+        if are_hooked(plans[number].states):
+            with all_or_none(plans[number].states):
+                return plain(*args, **kwargs)
         returned = attempt(number, args, kwargs, undisturbed)
         if returned is None:
             number = find(args, kwargs, renew=True)

@@ -154,7 +154,7 @@ class Optimizer(Updates, Scheduled, Node, metaclass=OptimizerMeta):
         self._weights = Weights()
         self._groups: list[Group] = []
         self._warned_of_units = False
-        self._compiled: list[Callable[..., Any]] = []
+        self._compiled: dict[tuple[int, ...], Callable[..., Any]] = {}
         self._jitted = Functions()
         self.settings = settings  # last: from here on assigning an option goes through it
 

@@ -5,9 +5,10 @@ That is outside of transformations, and takes a quarter of the time.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import brainstate
@@ -21,7 +22,7 @@ from jax.extend.core import get_opaque_trace_state
 
 from braintools_optim.options import Packed
 
-__all__ = ['inside_transformation', 'is_traced', 'is_undisturbed', 'read', 'write']
+__all__ = ['all_or_none', 'are_hooked', 'inside_transformation', 'is_traced', 'is_undisturbed', 'read', 'write']
 
 jax_trace: Any = get_opaque_trace_state
 TOP_LEVEL = jax_trace('nnx')
@@ -85,12 +86,32 @@ def read(states: Sequence[brainstate.State], undisturbed: bool) -> tuple[list[An
     return [state.value for state in states], False
 
 
-def write(states: Iterable[brainstate.State], values: Iterable[Any], direct: bool) -> None:
-    """Write the values of States."""
+def write(states: Sequence[brainstate.State], values: Iterable[Any], direct: bool) -> None:
+    """Write the values of States, of all or of none."""
     if direct:
         for state, value in zip(states, values, strict=True):
             own: Any = vars(state)
             own['_value'], own['_been_writen'] = value, True
-    else:
+        return
+    with all_or_none(states):
         for state, value in zip(states, values, strict=True):
             state.value = value
+
+
+def are_hooked(states: Iterable[brainstate.State]) -> bool:
+    """Whether hooks see how these States are read and written, which they may refuse."""
+    known = has_hooks if is_as_known() else brainstate.State.has_hooks
+    return any(map(known, states)) or GlobalHookRegistry.instance().has_hooks()
+
+
+@contextlib.contextmanager
+def all_or_none(states: Sequence[brainstate.State]) -> Iterator[None]:
+    """An error leaves the States with the values that they had."""
+    before = [vars(state)['_value'] for state in states]
+    try:
+        yield
+    except BaseException:
+        for state, value in zip(states, before, strict=True):
+            own: Any = vars(state)
+            own['_value'] = value
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ from braintools_optim.options import Hyperparameters, Layout, Packed, validate
 from braintools_optim.precision import compute_dtype
 from braintools_optim.rule import Rule, TreeRule
 from braintools_optim.settings import OptimState, Settings, frozen_names
-from braintools_optim.states import inside_transformation, is_traced, is_undisturbed, read, write
+from braintools_optim.states import are_hooked, inside_transformation, is_traced, is_undisturbed, read, write
 from braintools_optim.step import MANY, Memory, step
 from braintools_optim.treatment import Treatment
 from braintools_optim.units import warn_of_mixed_norms
@@ -46,16 +47,17 @@ class Updates(Rule):
     _groups: list[Group]
     _treatment: Treatment
     _warned_of_units: bool
-    _compiled: list[Callable[..., Any]]
+    _compiled: dict[tuple[int, ...], Callable[..., Any]]
     _jitted: Functions
 
     def _compile(self) -> None:
-        """Functions for the weights that there are, without and with donation of theirs; compiled when first called."""
+        """Functions for the weights that there are, by the arguments that are donated; compiled when first called."""
         sizes = self._weights.sizes
         options = compiler_options(quickly=len(sizes) >= MANY and sum(sizes) <= SMALL * len(sizes))
-        self._compiled = [
-            jax.jit(self._step, donate_argnums=d, static_argnums=5, compiler_options=options) for d in (0, (0, 1))
-        ]
+        self._compiled = {
+            donated: jax.jit(self._step, donate_argnums=donated, static_argnums=5, compiler_options=options)
+            for donated in ((), (0,), (0, 1))
+        }
 
     def _update(
         self, grads: Any, loss_unit: Any, extra: Mapping[str, Any], partial: bool = False, loss_scale: Any = None
@@ -73,34 +75,38 @@ class Updates(Rule):
                 lambda grads, arrays, scale: self._update(grads, loss_unit, arrays | dict(functions), partial, scale),
             )(grads, arrays, loss_scale)
             return
+        scaling = self.loss_scale if loss_scale is None else validate('loss_scale', loss_scale)
+        others: dict[str, brainstate.State] = {}
+        if scaling is not None and isinstance(scaling, DynamicLossScale):
+            others['loss_scale'] = scaling.state
+        elif scaling is not None:
+            scaling = jnp.asarray(scaling, jnp.result_type(float))
+        if self.metrics_state is not None:
+            others['metrics'] = self.metrics_state
         undisturbed = is_undisturbed()
-        states = (self.opt_state, self.step_count, *self._weights.states)
+        states = (self.opt_state, self.step_count, *others.values(), *self._weights.states)
         (options, memory, count, *values), direct = read((self.settings.values, *states), undisturbed)
-        leaves = self._weights.leaves(values)
+        report = {'loss_scale': scaling, **dict(zip(others, values, strict=False))}
+        leaves = self._weights.leaves(values[len(others) :])
         shared: Hyperparameters = options.flags['shared']
         frozen = frozen_names(shared)
         gradients, scales = self._weights.match(grads, loss_unit, partial, frozen)
         if partial and isinstance(self, TreeRule) and not self._weights.all_but(frozen, gradients):
             raise ValueError(f'Invalid partial=True. {type(self).__name__} needs the gradients of all weights.')
         settings = (options.numbers, self.settings.positions(undisturbed), count)
-        scaling = self.loss_scale if loss_scale is None else validate('loss_scale', loss_scale)
-        dynamic = scaling if scaling is not None and isinstance(scaling, DynamicLossScale) else None
-        if dynamic is None and scaling is not None:
-            scaling = jnp.asarray(scaling, jnp.result_type(float))
-        report = {'loss_scale': scaling if dynamic is None else dynamic.state.value}
-        if self.metrics_state is not None:
-            report['metrics'] = self.metrics_state.value
-        run = self._compiled[self.donate_weights] if undisturbed or not is_traced() else self._step
+        if undisturbed or not is_traced():
+            # what a hook may refuse to write is not donated
+            donated = () if not direct and are_hooked(states) else (0, 1) if self.donate_weights else (0,)
+            run = self._compiled[donated]
+        else:
+            run = self._step
         memory, leaves, count, report = run(
             memory, leaves, gradients, settings, extra, (options.layout, scales), report
         )
-        write(states, (memory, count, *self._weights.structure.unflatten(leaves)), direct)
-        if dynamic is not None:
-            dynamic.state.value = report['loss_scale']
-        elif shared.on_nonfinite == 'raise':
+        new_values = self._weights.structure.unflatten(leaves)
+        write(states, (memory, count, *(report[name] for name in others), *new_values), direct)
+        if shared.on_nonfinite == 'raise' and 'loss_scale' not in others:
             self._raise_unless(report['finite'], grads)
-        if self.metrics_state is not None:
-            self.metrics_state.value = report['metrics']
 
     def _raise_unless(self, finite: Any, grads: Any) -> None:
         if inside_transformation():
@@ -167,7 +173,10 @@ class Updates(Rule):
         if self.metrics_state is not None:
             rates = [hp.lr for _, hp in groups]
             skipped = new.memory['skipped'][0]
-            after['metrics'] = next_metrics(report['metrics'], new.metrics, rates, skipped, count, new.finite)
+            before = report['metrics']
+            after['metrics'] = next_metrics(before, new.metrics, rates, skipped, count, new.finite)
+            if shared.on_nonfinite == 'raise' and not dynamic:  # all States are to be as they were
+                after['metrics'] = jax.tree.map(functools.partial(jnp.where, new.finite), after['metrics'], before)
         return new.memory, [new.weights[key] for key in keys], count, after
 
     def _check_norm(self, shared: Hyperparameters) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import brainstate
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -102,6 +104,55 @@ def test_a_hook_may_change_what_is_written() -> None:
     with w.temporary_hook('write_before', lambda context: setattr(context, 'transformed_value', jnp.zeros(2))):
         optimizer.update({'w': G['w']})
     np.testing.assert_array_equal(w.value, np.zeros(2))
+
+
+def veto(context: Any) -> None:
+    context.cancel = True
+
+
+@pytest.mark.parametrize('refusing', ['w', 'b', 'memory', 'any'])
+@pytest.mark.parametrize('way', [*WAYS, 'minimize'])
+@pytest.mark.parametrize('donate', [False, True])
+def test_what_a_hook_refuses_leaves_all_states_as_they_were(donate: bool, way: str, refusing: str) -> None:
+    states, twins = ({name: brainstate.ParamState(jnp.ones_like(g)) for name, g in G.items()} for _ in range(2))
+    build = functools.partial(bo.Adam, 0.25, metrics=True, on_nonfinite='skip')
+    optimizer, twin = (
+        build(loss_scale=bo.DynamicLossScale(8.0, growth_interval=1)).register_trainable_weights(own)
+        for own in (states, twins)
+    )
+    optimizer.donate_weights = donate
+    loss = {id(own): lambda own=own: sum(jnp.sum(s.value**2) for s in own.values()) for own in (states, twins)}
+    step = lambda o, own: (lambda: o.minimize(loss[id(own)])) if way == 'minimize' else lambda: o.update(G)  # noqa: E731
+    run, run_twin = WAYS.get(way, directly)(step(optimizer, states)), step(twin, twins)
+    everything = lambda o, own: [s.value for s in (*own.values(), *brainstate.graph.states(o).values())]  # noqa: E731
+    run()
+    run_twin()
+    hooked = {**states, 'memory': optimizer.opt_state}
+    with of_all('write_before', veto) if refusing == 'any' else hooked[refusing].temporary_hook('write_before', veto):
+        for _ in range(2):
+            with pytest.raises(brainstate.HookCancellationError):
+                run()
+    for got, expected in zip(everything(optimizer, states), everything(twin, twins), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, got, expected)
+    run()
+    run_twin()
+    for name in G:
+        np.testing.assert_allclose(states[name].value, twins[name].value, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ('transformed', 'g'),
+    [(jax.vmap, jnp.stack([G['w']] * 3)), (lambda f: jax.grad(lambda g: (f(g), 0.0)[1]), G['w']), (jax.jit, G['w'])],
+    ids=['vmap', 'grad', 'jit'],
+)
+def test_what_jax_alone_transforms_leaves_all_states_as_they_were(transformed: Any, g: Any) -> None:
+    w, b = brainstate.ParamState(jnp.ones(2)), brainstate.ParamState(jnp.ones(1))
+    optimizer = bo.Adam(0.25).register_trainable_weights({'b': b, 'w': w})
+    with pytest.raises(Exception, match='no brainstate transformation'):
+        transformed(lambda g: optimizer.update({'w': g, 'b': G['b']}))(g)
+    assert optimizer.step_count.value == 0
+    np.testing.assert_array_equal(b.value, np.ones(1))
+    optimizer.update(G)
 
 
 def test_a_write_leaves_what_that_of_brainstate_leaves() -> None:
