@@ -32,14 +32,12 @@ def eval_weights(optimizer: Optimizer) -> Iterator[None]:
         return evaluated(optimizer)
 
     leaves = (compute if inside_transformation() else optimizer._jit(ACTIVE, compute))()
-    before = optimizer._weights.read()
     # part of the memory's structure: an update that is compiled already is traced anew, and refused
     optimizer.opt_state.value = {**optimizer.opt_state.value, ACTIVE: {}}
     try:
-        optimizer._weights.write(leaves)
-        yield
+        with optimizer._weights.replaced(dict(zip(optimizer.weight_names, leaves, strict=True))):
+            yield
     finally:
-        optimizer._weights.write(before)
         optimizer.opt_state.value = {k: v for k, v in optimizer.opt_state.value.items() if k != ACTIVE}
 
 

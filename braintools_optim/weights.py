@@ -203,10 +203,6 @@ class Weights:
         if changed:
             raise ValueError(f'The shape of a weight has changed since it was registered. {"; ".join(changed)}')
 
-    def write(self, leaves: Sequence[Any]) -> None:
-        for state, value in zip(self.states, self.structure.unflatten(leaves), strict=True):
-            state.value = value
-
     def as_tree(self, leaves: Mapping[str, Any]) -> dict[Any, Any]:
         """The weights' values as a nested dict under the registered names, with these leaves."""
         with self.replaced(leaves):

@@ -140,6 +140,22 @@ def test_what_a_hook_refuses_leaves_all_states_as_they_were(donate: bool, way: s
         np.testing.assert_allclose(states[name].value, twins[name].value, rtol=1e-12)
 
 
+@pytest.mark.parametrize('refusing', ['w', 'b', 'memory'])
+def test_evaluation_weights_with_hooks(refusing: str) -> None:
+    """Weights are lent, not written; a memory that cannot be marked is as it was, and training goes on."""
+    states = {name: brainstate.ParamState(jnp.ones_like(g)) for name, g in G.items()}
+    optimizer = bo.ScheduleFreeSGD(0.25).register_trainable_weights(states)
+    for _ in range(2):
+        optimizer.update(G)
+    held = {name: state.value for name, state in states.items()}
+    hooked = {**states, 'memory': optimizer.opt_state}
+    refused = pytest.raises(brainstate.HookCancellationError) if refusing == 'memory' else contextlib.nullcontext()
+    with hooked[refusing].temporary_hook('write_before', veto), refused, optimizer.eval_weights():
+        assert all((state.value != held[name]).all() for name, state in states.items())
+    assert all(state.value is held[name] for name, state in states.items())
+    optimizer.update(G)
+
+
 @pytest.mark.parametrize(
     ('transformed', 'g'),
     [(jax.vmap, jnp.stack([G['w']] * 3)), (lambda f: jax.grad(lambda g: (f(g), 0.0)[1]), G['w']), (jax.jit, G['w'])],
