@@ -100,8 +100,9 @@ def write(states: Sequence[brainstate.State], values: Iterable[Any], direct: boo
 
 def are_hooked(states: Iterable[brainstate.State]) -> bool:
     """Whether hooks see how these States are read and written, which they may refuse."""
-    known = has_hooks if is_as_known() else brainstate.State.has_hooks
-    return any(map(known, states)) or GlobalHookRegistry.instance().has_hooks()
+    if GlobalHookRegistry.instance().has_hooks():  # which are to see no State that is tried out
+        return True
+    return any(map(has_hooks if is_as_known() else brainstate.State.has_hooks, states))
 
 
 @contextlib.contextmanager

@@ -98,6 +98,20 @@ def test_hooks_are_called(everywhere: bool, way: str) -> None:
     np.testing.assert_array_equal(w.value, 1 - 3 * 0.25 * G['w'])
 
 
+@pytest.mark.parametrize('way', WAYS)
+def test_hooks_for_all_see_no_state_that_is_only_tried_out(way: str) -> None:
+    states = {name: brainstate.ParamState(jnp.ones_like(g)) for name, g in G.items()}
+    optimizer = bo.SGD(lr=0.25).register_trainable_weights(states)
+    known = {id(state) for state in (*states.values(), *brainstate.graph.states(optimizer).values())}
+    is_as_known.cache_clear()
+    is_plain.cache_clear()
+    seen: list[brainstate.State] = []
+    with of_all('write_before', lambda context: seen.append(context.state)):
+        WAYS[way](lambda: optimizer.update(G))()
+    assert {id(state) for state in seen} <= known
+    assert len(seen) >= len(states)
+
+
 def test_a_hook_may_change_what_is_written() -> None:
     w = brainstate.ParamState(jnp.ones(2))
     optimizer = bo.SGD(lr=0.25).register_trainable_weights({'w': w})
