@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -175,8 +174,9 @@ class Updates(Rule):
             skipped = new.memory['skipped'][0]
             before = report['metrics']
             after['metrics'] = next_metrics(before, new.metrics, rates, skipped, count, new.finite)
-            if shared.on_nonfinite == 'raise' and not dynamic:  # all States are to be as they were
-                after['metrics'] = jax.tree.map(functools.partial(jnp.where, new.finite), after['metrics'], before)
+            raises = shared.on_nonfinite == 'raise' and not dynamic  # then all States are to be as they were
+            if new.finite is not None and raises:
+                after['metrics'] = {n: jnp.where(new.finite, x, before[n]) for n, x in after['metrics'].items()}
         return new.memory, [new.weights[key] for key in keys], count, after
 
     def _check_norm(self, shared: Hyperparameters) -> None:

@@ -121,8 +121,9 @@ def test_ignoring_lets_them_through_and_other_policies_do_not_exist() -> None:
         bo.Adam(max_consecutive_skips=0)
 
 
-def test_raising_names_the_gradient_and_leaves_everything() -> None:
-    opt, states = build(on_nonfinite='raise')
+@pytest.mark.parametrize('metrics', [False, True])
+def test_raising_names_the_gradient_and_leaves_everything(metrics: bool) -> None:
+    opt, states = build(on_nonfinite='raise', metrics=metrics)
     opt.update(slopes(0))
     before = everything(opt, states)
     with pytest.raises(FloatingPointError, match=r'all States are as they were\. not finite: w \(1 NaN, 0 inf of 4\)'):

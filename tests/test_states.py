@@ -124,9 +124,9 @@ def veto(context: Any) -> None:
     context.cancel = True
 
 
-@pytest.mark.parametrize('refusing', ['w', 'b', 'memory', 'any'])
+@pytest.mark.parametrize('refusing', ['w', 'memory', *(pytest.param(x, marks=pytest.mark.slow) for x in ('b', 'any'))])
 @pytest.mark.parametrize('way', [*WAYS, 'minimize'])
-@pytest.mark.parametrize('donate', [False, True])
+@pytest.mark.parametrize('donate', [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_what_a_hook_refuses_leaves_all_states_as_they_were(donate: bool, way: str, refusing: str) -> None:
     states, twins = ({name: brainstate.ParamState(jnp.ones_like(g)) for name, g in G.items()} for _ in range(2))
     build = functools.partial(bo.Adam, 0.25, metrics=True, on_nonfinite='skip')
