@@ -93,7 +93,7 @@ def cells(times: dict[str, float], peers: Sequence[str]) -> list[str]:
 
 def gpu_table(result: Result) -> list[str]:
     """The lines of a GPU's table, with the time that the memory traffic alone would take."""
-    peers = list(result['rows'][0]['ms'])
+    peers = list(dict.fromkeys(peer for row in result['rows'] for peer in row['ms']))
     body = []
     for row in result['rows']:
         least, ms = row['least ms'], row['ms']

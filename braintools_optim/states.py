@@ -108,7 +108,7 @@ def are_hooked(states: Iterable[brainstate.State]) -> bool:
 @contextlib.contextmanager
 def all_or_none(states: Sequence[brainstate.State]) -> Iterator[None]:
     """An error leaves the States with the values that they had."""
-    before = [vars(state)['_value'] for state in states]
+    before = list(map(value_of, states))
     try:
         yield
     except BaseException:
