@@ -307,8 +307,8 @@ def by_name(optimizer: Optimizer, tree: Any) -> dict[str, Any]:
     paths = dict(zip(optimizer.param_states.to_dict(), optimizer.param_states.unique_paths, strict=True))
     if isinstance(tree, Mapping) and tree.keys() == paths.keys():
         tree = {paths[name]: leaf for name, leaf in tree.items()}
-    leaves, _ = optimizer._weights.match(tree)
-    return dict(zip(optimizer.weight_names, leaves, strict=True))
+    leaves: dict[str, Any] = optimizer._weights.match(tree)[0]
+    return leaves
 
 
 def load_braintools_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:

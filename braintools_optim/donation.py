@@ -16,7 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.tree_util import tree_leaves
 
 from braintools_optim.buffers import block_for, compiler_options, unshared
-from braintools_optim.states import all_or_none, are_hooked, is_traced, is_undisturbed, read, write
+from braintools_optim.states import all_or_none, are_hooked, direct_values, is_traced, value_of, write
 
 __all__ = ['donating', 'jit']
 
@@ -39,36 +39,47 @@ class Plan:
     block: int | None  # of temporary memory
     constants: list[Any]  # arrays that the compiled function holds
     made: list[int] = field(default_factory=list)  # the ids of the arrays that it made last, of States that are donated
+    distinct: frozenset[int] = frozenset()  # the same
+    known: list[int] = field(default_factory=list)  # the ids of the values of all States after that
     trusted: bool = False  # those were found not to share a buffer
-    direct: bool = False  # its States, as they were last read, may be written directly
 
-    def divided(self, args: Any, kwargs: Any, undisturbed: bool = False) -> tuple[list[Any], list[Any]]:
-        """The values of the States that are donated, with buffers of their own, and of the others.
+    def __post_init__(self) -> None:
+        self.targets = list(compress(self.states, self.written))
+
+    def divided(self, values: Sequence[Any], args: Any, kwargs: Any) -> tuple[list[Any], list[Any]]:
+        """Of the values of the States those that are donated, with buffers of their own, and the others.
 
         To look at all buffers takes time, and is left out once what this function makes is known to share none. (An id
         may be that of a new array by now; one that shares a buffer is refused by jax.)
         """
-        values, self.direct = read(self.states, undisturbed)
         donated, kept = list(compress(values, self.donated)), list(compress(values, self.kept))
+        if self.trusted and list(map(id, values)) == self.known and self.shares_none((args, kwargs)):
+            return donated, kept
         found, others = ids_of(donated), (kept, args, kwargs)
-        if not (self.trusted and found == self.made and set(found).isdisjoint(ids_of(others))):
+        if not (self.trusted and found == self.made and self.shares_none(others)):
             own = unshared(donated, (others, self.constants))
             self.trusted = found == self.made and own is donated
             donated = own
         return donated, kept
 
-    def finish(self, values: Sequence[Any]) -> None:
+    def finish(self, values: Sequence[Any], direct: bool) -> None:
         """Write what the function made."""
-        write(list(compress(self.states, self.written)), compress(values, self.written), self.direct)
+        write(self.targets, compress(values, self.written), direct)
+        self.known = list(map(id, map(value_of, self.states))) if direct else []
         self.made = ids_of(list(compress(values, self.donated)))
+        self.distinct = frozenset(self.made)
 
-
-def is_lost(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and leaf.is_deleted()
+    def shares_none(self, others: Any) -> bool:
+        """Whether none of these is an array that the function made."""
+        return self.distinct.isdisjoint(map(id, tree_leaves(others)))
 
 
 def ids_of(tree: Any) -> list[int]:
     return list(map(id, tree_leaves(tree)))
+
+
+def is_lost(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and leaf.is_deleted()
 
 
 class StaleError(Exception):
@@ -167,42 +178,45 @@ def donating(
             current[key] = same[0] if same else len(plans) - 1
         return current[key]
 
-    def attempt(number: int, args: Any, kwargs: Any, undisturbed: bool, again: bool = False) -> Any:
+    def attempt(number: int, values: Sequence[Any], args: Any, kwargs: Any, again: bool) -> Any:
         """The new values of the States and the result; None if it is to be tried anew."""
         own = plans[number]
         try:
-            return compiled(own.block)(number, *own.divided(args, kwargs, undisturbed), *args, **kwargs)
+            return compiled(own.block)(number, *own.divided(values, args, kwargs), *args, **kwargs)
         except StaleError:
             return None
         except jax.errors.JaxRuntimeError:  # an argument may share a buffer without being the same array
             may_share, own.trusted = own.trusted and not again, False
-            if not may_share or any(is_lost(leaf) for leaf in jax.tree.leaves([state.value for state in own.states])):
+            if not may_share or any(map(is_lost, jax.tree.leaves(values))):
                 raise
             return None
 
     @functools.wraps(function)
     def jitted(*args: Any, **kwargs: Any) -> Any:
-        undisturbed = is_undisturbed()
-        if (not undisturbed and is_traced()) or config.jax_disable_jit:
+        direct = direct_values(plans[0].states, plans[0].known) if len(plans) == 1 else None
+        if (direct is None and is_traced()) or config.jax_disable_jit:
             return plain(*args, **kwargs)
-        number = 0 if len(plans) == 1 else find(args, kwargs)
-        if are_hooked(plans[number].states):
-            with all_or_none(plans[number].states):
-                return plain(*args, **kwargs)
-        returned = attempt(number, args, kwargs, undisturbed)
-        if returned is None:
-            number = find(args, kwargs, renew=True)
-            returned = attempt(number, args, kwargs, undisturbed, again=True)
-        if returned is None:
-            return plain(*args, **kwargs)
-        new, result = returned
-        plans[number].finish(new)
-        return result
+        number = 0 if direct is not None else find(args, kwargs)
+        for again in (False, True):
+            own = plans[number]
+            direct = direct_values(own.states) if direct is None else direct
+            if direct is None and are_hooked(own.states):
+                with all_or_none(own.states):
+                    return plain(*args, **kwargs)
+            values = [state.value for state in own.states] if direct is None else direct
+            returned = attempt(number, values, args, kwargs, again)
+            if returned is not None:
+                new, result = returned
+                own.finish(new, direct is not None)
+                return result
+            number, direct = find(args, kwargs, renew=True), None
+        return plain(*args, **kwargs)
 
     def lower(*args: Any, **kwargs: Any) -> Any:
         number = find(args, kwargs, renew=True)
         own = plans[number]
-        return compiled(own.block).lower(number, *own.divided(args, kwargs), *args, **kwargs)
+        values = [state.value for state in own.states]
+        return compiled(own.block).lower(number, *own.divided(values, args, kwargs), *args, **kwargs)
 
     def clear_cache() -> None:
         plain.clear_cache()

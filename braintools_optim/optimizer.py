@@ -35,6 +35,8 @@ from braintools_optim.weights import UniqueStateManager, Weights
 
 __all__ = ['LearningRate', 'Optimizer', 'given']
 
+COPY = 'An optimizer holds the weights of one model and cannot be copied: build another one.'
+
 
 class Optimizer(Updates, Scheduled, Node, metaclass=OptimizerMeta):
     r"""Base of all optimizers: everything but the rule.
@@ -109,7 +111,7 @@ class Optimizer(Updates, Scheduled, Node, metaclass=OptimizerMeta):
     """
 
     __signature__: ClassVar[inspect.Signature]
-    graph_invisible_attrs = ('_is_built',)  # so that brainstate does not copy it
+    graph_invisible_attrs = ('_is_built', '_weights')  # so that brainstate does not copy them
     donate_weights: bool = False
     """Whether an update outside ``jit`` may reuse the weights' buffers: arrays got from ``w.value`` before are lost."""
 
@@ -310,12 +312,13 @@ class Optimizer(Updates, Scheduled, Node, metaclass=OptimizerMeta):
 
     def diagnose(self, grads: Any) -> Diagnosis:
         """Which gradients are not finite, zero or the largest, by name; readable when printed."""
-        gradients, _ = self._weights.match(grads, partial=True)
-        return Diagnosis.of({key: g for key, g in zip(self._weights.keys, gradients, strict=True) if g is not None})
+        return Diagnosis.of(self._weights.match(grads, partial=True)[0])
 
     # options
 
     def __getattr__(self, name: str) -> Any:  # reached only by what is no ordinary attribute
+        if name == '_weights':
+            raise ValueError(f'{COPY} {type(self).__name__} is a copy.')
         part = self.settings.find(name) if 'settings' in self.__dict__ else None
         if part is None:
             raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
@@ -373,7 +376,7 @@ class Optimizer(Updates, Scheduled, Node, metaclass=OptimizerMeta):
     load_braintools_state_dict = conversion.load_braintools_state_dict
 
     def __deepcopy__(self, memo: Any = None) -> Self:
-        raise TypeError('An optimizer holds the weights of one model and cannot be copied: build another one.')
+        raise TypeError(COPY)
 
     def __str__(self) -> str:
         return summary(self)

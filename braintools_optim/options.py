@@ -395,17 +395,16 @@ class Hyperparameters:
         return cls({**dict(flags), **dict(zip(names, children, strict=True))})
 
 
-@jax.tree_util.register_pytree_node_class
+@functools.partial(jax.tree_util.register_dataclass, data_fields=['numbers'], meta_fields=['layout'])
+@dataclass(slots=True, eq=False, repr=False)
 class Packed:
     """A tree of hyperparameters as a State holds it: all numbers in one vector.
 
     Each array that a compiled function is given takes microseconds at each call.
     """
 
-    __slots__ = ('layout', 'numbers')
-
-    def __init__(self, layout: Layout, numbers: Any):
-        self.layout, self.numbers = layout, numbers
+    layout: Layout
+    numbers: Any
 
     @classmethod
     def of(cls, tree: Any) -> Packed:
@@ -427,13 +426,6 @@ class Packed:
 
     def __repr__(self) -> str:
         return f'Packed({self.layout.tree(["..."] * self.layout.size)}, {self.numbers})'
-
-    def tree_flatten(self) -> tuple[tuple[Any], Layout]:
-        return (self.numbers,), self.layout
-
-    @classmethod
-    def tree_unflatten(cls, layout: Layout, children: Any) -> Packed:
-        return cls(layout, *children)
 
 
 class Layout:

@@ -19,7 +19,7 @@ from braintools_optim.options import (
     to_leaf,
     validate,
 )
-from braintools_optim.schedulers.base import LRScheduler
+from braintools_optim.schedulers.base import LRScheduler, Position
 from braintools_optim.schedulers.function import OptaxSchedule, as_scheduler
 from braintools_optim.states import inside_transformation
 
@@ -65,13 +65,24 @@ class Settings(Node):
         options: dict[str, Any] = self.values.value.tree
         return options
 
-    def positions(self, undisturbed: bool = False) -> dict[str, Any]:
-        """The values of the States of all schedules."""
-        options: dict[str, Any] = {}
-        for part, own in self.schedules.items():
-            if own:
-                options[part] = {name: schedule.position(undisturbed) for name, schedule in own.items()}
-        return {'lr': self.lr_scheduler.position(undisturbed), 'options': options}
+    def sources(self) -> list[brainstate.State]:
+        """The States that the present rates of all schedules depend on."""
+        sources: list[brainstate.State] = [*self.lr_scheduler.sources().values()]
+        for own in self.schedules.values():
+            for schedule in own.values():
+                sources += schedule.sources().values()
+        return sources
+
+    def positions(self, values: Iterable[Any] | None = None) -> dict[str, Any]:
+        """Where all schedules stand, given the values of these States if they are not to be read."""
+        remaining = iter([state.value for state in self.sources()] if values is None else values)
+
+        def of(schedule: LRScheduler) -> Position:
+            return {name: next(remaining) for name in schedule.sources()}
+
+        lr = of(self.lr_scheduler)
+        options = {part: {n: of(schedule) for n, schedule in own.items()} for part, own in self.schedules.items()}
+        return {'lr': lr, 'options': options}
 
     def part(self, values: Mapping[str, Any], positions: Mapping[str, Any], part: str | int) -> Hyperparameters:
         """The options of a part (a group by its number), as schedules drive them; a pure function of the values."""

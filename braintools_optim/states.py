@@ -22,7 +22,7 @@ from jax.extend.core import get_opaque_trace_state
 
 from braintools_optim.options import Packed
 
-__all__ = ['all_or_none', 'are_hooked', 'inside_transformation', 'is_traced', 'is_undisturbed', 'read', 'write']
+__all__ = ['all_or_none', 'are_hooked', 'direct_values', 'inside_transformation', 'is_traced', 'write']
 
 jax_trace: Any = get_opaque_trace_state
 TOP_LEVEL = jax_trace('nnx')
@@ -39,12 +39,6 @@ def inside_transformation() -> bool:
 def is_traced() -> bool:
     """Whether any transformation is: jax's own, too, under which States that were there before cannot be written."""
     return inside_transformation() or jax_trace('nnx') != TOP_LEVEL
-
-
-def is_undisturbed() -> bool:
-    """Whether no transformation is active, brainstate does not check what is written, and no hook is for all States."""
-    checks = TRACE_CONTEXT.state_stack or TRACE_CONTEXT.tree_check[-1] or TRACE_CONTEXT.jax_tracer_check[-1]
-    return not (checks or jax_trace('nnx') != TOP_LEVEL or GlobalHookRegistry.instance().has_hooks())
 
 
 @functools.cache
@@ -77,21 +71,28 @@ def is_present(kind: Any) -> bool:
     return issubclass(kind, (jax.Array, dict, brainunit.Quantity, Packed)) and not issubclass(kind, Tracer)
 
 
-def read(states: Sequence[brainstate.State], undisturbed: bool) -> tuple[list[Any], bool]:
-    """The values of States, and whether they may be written directly."""
-    if undisturbed and all(map(is_plain, set(map(type, states)))) and not any(map(has_hooks, states)):
-        values = list(map(value_of, states))
-        if all(map(is_present, set(map(type, values)))):
-            return values, True
-    return [state.value for state in states], False
+def direct_values(states: Sequence[brainstate.State], known: Sequence[int] = ()) -> list[Any] | None:
+    """The values of States that may be read and written directly; None if one may not, or in a transformation.
+
+    They are looked at unless they are those with ``known`` ids: that is what they had after they were written directly.
+    """
+    checks = TRACE_CONTEXT.state_stack or TRACE_CONTEXT.tree_check[-1] or TRACE_CONTEXT.jax_tracer_check[-1]
+    if checks or jax_trace('nnx') != TOP_LEVEL or GlobalHookRegistry.instance().has_hooks():
+        return None
+    if not (known or all(map(is_plain, set(map(type, states))))) or any(map(has_hooks, states)):
+        return None
+    values = list(map(value_of, states))
+    present = known == list(map(id, values)) or all(map(is_present, set(map(type, values))))
+    return values if present else None
 
 
 def write(states: Sequence[brainstate.State], values: Iterable[Any], direct: bool) -> None:
     """Write the values of States, of all or of none."""
     if direct:
-        for state, value in zip(states, values, strict=True):
-            own: Any = vars(state)
-            own['_value'], own['_been_writen'] = value, True
+        for state, value in zip(states, values):  # noqa: B905 (to say "strict" takes as long as the rest)
+            own: Any = state.__dict__
+            own['_value'] = value
+            own['_been_writen'] = True
         return
     with all_or_none(states):
         for state, value in zip(states, values, strict=True):

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import brainunit
-import jax
 from brainunit import UNITLESS
 
 __all__ = ['gradient_scales', 'is_quantity', 'norm_scales', 'warn_of_mixed_norms']
@@ -18,26 +17,18 @@ def is_quantity(x: Any) -> bool:
 
 
 def gradient_scales(
-    weights: Any, gradients: Any, names: Sequence[str], loss_unit: Any = None
-) -> tuple[float, ...] | None:
-    """What each gradient's mantissa is multiplied by; None if by nothing. The trees have one structure.
+    weights: Mapping[str, Any], gradients: Mapping[str, Any], loss_unit: Any = None
+) -> dict[str, float]:
+    """What the mantissas of these weights' gradients are multiplied by, where it is not 1.
 
     A gradient wears the unit of its weight (brainstate's default form: the mantissa, dressed up), or
     that of the loss divided by its weight's (``unit_aware=True``), and then all gradients do. A loss
     with a unit is believed if ``loss_unit`` says so or weights of two dimensions agree on it.
     """
-    units = [
-        (name, brainunit.get_unit(w), brainunit.get_unit(g))
-        for name, w, g in zip(
-            names,
-            jax.tree.leaves(weights, is_leaf=is_quantity),
-            jax.tree.leaves(gradients, is_leaf=is_quantity),
-            strict=True,
-        )
-    ]
+    units = [(name, brainunit.get_unit(w), brainunit.get_unit(gradients[name])) for name, w in weights.items()]
     foreign = [(name, w, g) for name, w, g in units if g.dim != w.dim]
     if not foreign and loss_unit is None:
-        scales = tuple(g.magnitude / w.magnitude for _, w, g in units)
+        scales = {name: g.magnitude / w.magnitude for name, w, g in units}
     else:
         loss = loss_unit or foreign[0][2] * foreign[0][1]
         believed = loss_unit is not None or loss.dim == UNITLESS.dim or len({w.dim for _, w, _ in units}) > 1
@@ -48,8 +39,8 @@ def gradient_scales(
                 f'divided by {w}, alike for all gradients (give loss_unit if the loss has one).'
             )
         reference = loss.magnitude if loss_unit is not None or loss.dim != UNITLESS.dim else 1.0
-        scales = tuple((g * w).magnitude / reference for _, w, g in units)
-    return None if set(scales) == {1.0} else scales
+        scales = {name: (g * w).magnitude / reference for name, w, g in units}
+    return {name: scale for name, scale in scales.items() if scale != 1.0}
 
 
 def norm_scales(units: Mapping[str, Any], norm_unit: Any) -> dict[str, float]:

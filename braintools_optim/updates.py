@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import brainstate
+import brainunit
 import jax
 import jax.numpy as jnp
 
@@ -16,15 +17,15 @@ from braintools_optim.donation import donating
 from braintools_optim.groups import Group
 from braintools_optim.loss_scale import DynamicLossScale
 from braintools_optim.metrics import next_metrics, warn_of_skips
-from braintools_optim.options import Hyperparameters, Layout, Packed, validate
+from braintools_optim.options import Hyperparameters, validate
 from braintools_optim.precision import compute_dtype
 from braintools_optim.rule import Rule, TreeRule
 from braintools_optim.settings import OptimState, Settings, frozen_names
-from braintools_optim.states import are_hooked, inside_transformation, is_traced, is_undisturbed, read, write
+from braintools_optim.states import are_hooked, direct_values, inside_transformation, is_traced, write
 from braintools_optim.step import MANY, Memory, step
 from braintools_optim.treatment import Treatment
 from braintools_optim.units import warn_of_mixed_norms
-from braintools_optim.weights import Scales, Weights
+from braintools_optim.weights import Weights
 
 __all__ = ['Updates']
 
@@ -65,6 +66,8 @@ class Updates(Rule):
             raise ValueError('register_trainable_weights must be called before step.')
         if type(partial) is not bool:
             raise TypeError(f'Invalid partial={partial!r}. Must be a bool.')
+        if loss_unit is not None and not isinstance(loss_unit, brainunit.Unit):
+            raise TypeError(f'Invalid loss_unit={loss_unit!r}. Must be a brainunit.Unit.')
         functions = tuple((name, value) for name, value in extra.items() if callable(value)) if extra else ()
         if functions and not (jax.config.jax_disable_jit or inside_transformation()):  # type: ignore[attr-defined]
             # brainstate's jit follows the States that they read
@@ -75,37 +78,30 @@ class Updates(Rule):
             )(grads, arrays, loss_scale)
             return
         scaling = self.loss_scale if loss_scale is None else validate('loss_scale', loss_scale)
-        others: dict[str, brainstate.State] = {}
-        if scaling is not None and isinstance(scaling, DynamicLossScale):
-            others['loss_scale'] = scaling.state
+        weights = self._weights.states
+        written = [self.opt_state, *weights, self.step_count]
+        dynamic = scaling is not None and isinstance(scaling, DynamicLossScale)
+        if dynamic:
+            written.append(scaling.state)
+            scaling = None
         elif scaling is not None:
             scaling = jnp.asarray(scaling, jnp.result_type(float))
         if self.metrics_state is not None:
-            others['metrics'] = self.metrics_state
-        undisturbed = is_undisturbed()
-        states = (self.opt_state, self.step_count, *others.values(), *self._weights.states)
-        (options, memory, count, *values), direct = read((self.settings.values, *states), undisturbed)
-        report = {'loss_scale': scaling, **dict(zip(others, values, strict=False))}
-        leaves = self._weights.leaves(values[len(others) :])
-        shared: Hyperparameters = options.flags['shared']
-        frozen = frozen_names(shared)
-        gradients, scales = self._weights.match(grads, loss_unit, partial, frozen)
-        if partial and isinstance(self, TreeRule) and not self._weights.all_but(frozen, gradients):
-            raise ValueError(f'Invalid partial=True. {type(self).__name__} needs the gradients of all weights.')
-        settings = (options.numbers, self.settings.positions(undisturbed), count)
-        if undisturbed or not is_traced():
-            # what a hook may refuse to write is not donated
-            donated = () if not direct and are_hooked(states) else (0, 1) if self.donate_weights else (0,)
-            run = self._compiled[donated]
-        else:
+            written.append(self.metrics_state)
+        states = [*written, self.settings.values, *self.settings.sources()]
+        direct = direct_values(states)
+        memory, *values = [state.value for state in states] if direct is None else direct
+        if direct is None and is_traced():
             run = self._step
-        memory, leaves, count, report = run(
-            memory, leaves, gradients, settings, extra, (options.layout, scales), report
-        )
-        new_values = self._weights.structure.unflatten(leaves)
-        write(states, (memory, count, *(report[name] for name in others), *new_values), direct)
-        if shared.on_nonfinite == 'raise' and 'loss_scale' not in others:
-            self._raise_unless(report['finite'], grads)
+        else:
+            # what a hook may refuse to write is not donated
+            donated = () if direct is None and are_hooked(written) else (0, 1) if self.donate_weights else (0,)
+            run = self._compiled[donated]
+        own, others = values[: len(weights)], values[len(weights) :]
+        memory, own, others, finite = run(memory, own, grads, others, extra, (loss_unit, partial, dynamic), scaling)
+        write(written, [memory, *own, *others], direct is not None)
+        if finite is not None:
+            self._raise_unless(finite, grads)
 
     def _raise_unless(self, finite: Any, grads: Any) -> None:
         if inside_transformation():
@@ -125,32 +121,37 @@ class Updates(Rule):
     def _step(
         self,
         memory: Memory,
-        leaves: list[Any],
-        gradients: list[Any],
-        settings: tuple[Any, Any, Any],
+        values: list[Any],
+        gradients: Any,
+        others: Sequence[Any],
         extra: Mapping[str, Any],
-        fixed: tuple[Layout, Scales],
-        report: dict[str, Any],
-    ) -> tuple[Memory, list[Any], Any, dict[str, Any]]:
-        """The update as a pure function of the values of the States."""
+        fixed: tuple[Any, bool, bool],
+        scaling: Any,
+    ) -> tuple[Memory, list[Any], list[Any], Any]:
+        """The update as a pure function of the values of the States, and whether all is finite if that is to raise.
+
+        ``others`` are the values of the States besides memory and weights; those that are written come first.
+        """
         evaluation.refuse_evaluated(memory, 'An update')
-        numbers, positions, count = settings
-        layout, scales = fixed
-        keys = self._weights.keys
+        loss_unit, partial, dynamic = fixed
+        count, *others = others
+        scale_before = others.pop(0) if dynamic else None
+        metrics_before = others.pop(0) if self.metrics_state is not None else None
+        options, *positions = others
         # they are NumPy's where brainstate's vmap tries a function out
-        hps, positions, count = jax.tree.map(jnp.asarray, (Packed(layout, numbers).tree, positions, count))
-        weights = dict(zip(keys, leaves, strict=True))
-        found = {key: g for key, g in zip(keys, gradients, strict=True) if g is not None}
-        if scales is not None:  # which may leave float16's range
-            factors = dict(zip(found, scales, strict=True))
-            found = {key: jnp.asarray(g, compute_dtype(jnp.asarray(g))) * factors[key] for key, g in found.items()}
-        found = {key: jnp.conj(g) if jnp.iscomplexobj(g) else g for key, g in found.items()}  # of jax, uphill otherwise
-        self._weights.check_shapes(leaves)
+        hps, positions, count = jax.tree.map(jnp.asarray, (options.tree, self.settings.positions(positions), count))
         shared = self.settings.part(hps, positions, 'shared')
+        frozen = frozen_names(shared)
+        weights = dict(zip(self._weights.keys, self._weights.leaves(values), strict=True))
+        found, scales = self._weights.match(gradients, loss_unit, partial, frozen)
+        if partial and isinstance(self, TreeRule) and not weights.keys() <= found.keys() | frozen:
+            raise ValueError(f'Invalid partial=True. {type(self).__name__} needs the gradients of all weights.')
+        for key, scale in scales.items():  # which may leave float16's range
+            found[key] = jnp.asarray(found[key], compute_dtype(jnp.asarray(found[key]))) * scale
+        found = {key: jnp.conj(g) if jnp.iscomplexobj(g) else g for key, g in found.items()}  # of jax, uphill otherwise
+        self._weights.check_shapes(weights)
         groups = [(group.keys, self.settings.part(hps, positions, i)) for i, group in enumerate(self._groups)]
         self._check_norm(shared)
-        frozen, scaling = frozen_names(shared), report.pop('loss_scale')
-        dynamic = isinstance(scaling, dict)
         new = step(
             self,
             shared,
@@ -160,24 +161,24 @@ class Updates(Rule):
             memory,
             extra,
             self._treatment,
-            scaling['scale'] if dynamic else scaling,
+            scaling if scale_before is None else scale_before['scale'],
             dynamic,
         )
         count = count + (1 if new.finite is None else new.finite)
         if new.finite is not None and (dynamic or shared.on_nonfinite == 'skip'):
             warn_of_skips(new.memory['skipped'][1], shared.max_consecutive_skips)
-        after: dict[str, Any] = {'finite': new.finite}
+        raises = shared.on_nonfinite == 'raise' and not dynamic  # then all States are to be as they were
+        after = [count]
         if dynamic:
-            after['loss_scale'] = self.loss_scale.after(scaling, new.finite)
-        if self.metrics_state is not None:
+            after.append(self.loss_scale.after(scale_before, new.finite))
+        if metrics_before is not None:
             rates = [hp.lr for _, hp in groups]
-            skipped = new.memory['skipped'][0]
-            before = report['metrics']
-            after['metrics'] = next_metrics(before, new.metrics, rates, skipped, count, new.finite)
-            raises = shared.on_nonfinite == 'raise' and not dynamic  # then all States are to be as they were
-            if new.finite is not None and raises:
-                after['metrics'] = {n: jnp.where(new.finite, x, before[n]) for n, x in after['metrics'].items()}
-        return new.memory, [new.weights[key] for key in keys], count, after
+            metrics = next_metrics(metrics_before, new.metrics, rates, new.memory['skipped'][0], count, new.finite)
+            if raises and new.finite is not None:
+                metrics = {name: jnp.where(new.finite, x, metrics_before[name]) for name, x in metrics.items()}
+            after.append(metrics)
+        leaves = [new.weights[key] for key in weights]
+        return new.memory, self._weights.structure.unflatten(leaves), after, new.finite if raises else None
 
     def _check_norm(self, shared: Hyperparameters) -> None:
         """Warn, once, of a norm over weights of different dimensions; while tracing, so that it costs nothing later."""

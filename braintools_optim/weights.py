@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,6 @@ import brainstate
 import brainunit
 import jax
 import jax.numpy as jnp
-from jax.tree_util import tree_flatten
 
 from braintools_optim.options import MissingKeyError
 from braintools_optim.units import gradient_scales, is_quantity
@@ -19,7 +18,6 @@ from braintools_optim.units import gradient_scales, is_quantity
 __all__ = ['UniqueStateManager', 'Weights', 'flatten_states']
 
 Path = tuple[Any, ...]
-Scales = tuple[float, ...] | None
 
 
 def children(node: Any) -> Iterator[tuple[Path, Any]] | None:
@@ -139,7 +137,6 @@ class Weights:
         self.states: list[brainstate.State] = []
         self.structure: Any = None  # of all their values
         self._shapes: list[tuple[int, ...]] = []
-        self._orders: dict[Any, tuple[list[int | None] | None, Scales]] = {}  # by the gradients' structure; None: as is
 
     def __len__(self) -> int:
         return len(self._layouts)
@@ -179,12 +176,12 @@ class Weights:
 
     def leaves(self, values: list[Any]) -> list[Any]:
         """The leaves of these values of the States."""
-        leaves, structure = tree_flatten(values)
+        leaves, structure = jax.tree.flatten(values)
         if structure != self.structure:
             changed = [
-                f'{", ".join(names)}: {own} is now {jax.tree.structure(state.value)}'
-                for state, own, names in self._layouts
-                if own != jax.tree.structure(state.value)
+                f'{", ".join(names)}: {own} is now {jax.tree.structure(value)}'
+                for (_, own, names), value in zip(self._layouts, values, strict=True)
+                if own != jax.tree.structure(value)
             ]
             raise ValueError(
                 f'The structure or unit of a weight has changed since it was registered. {"; ".join(changed)}'
@@ -196,9 +193,9 @@ class Weights:
         """How many entries each leaf has."""
         return [math.prod(shape) for shape in self._shapes]
 
-    def check_shapes(self, leaves: Sequence[Any]) -> None:
+    def check_shapes(self, leaves: Mapping[str, Any]) -> None:
         """Raise if a weight has not the shape that it was registered with, and that its memory has."""
-        pairs = zip(self.keys, self._shapes, map(jnp.shape, leaves), strict=True)
+        pairs = zip(self.keys, self._shapes, map(jnp.shape, leaves.values()), strict=True)
         changed = [f'{key}: {list(was)} is now {list(now)}' for key, was, now in pairs if was != now]
         if changed:
             raise ValueError(f'The shape of a weight has changed since it was registered. {"; ".join(changed)}')
@@ -239,31 +236,12 @@ class Weights:
 
     def match(
         self, gradients: Any, loss_unit: Any = None, partial: bool = False, frozen: Set[str] = frozenset()
-    ) -> tuple[list[Any], Scales]:
-        """The gradients' leaves in the order of ``keys``, None where there is none, and what they are multiplied by.
-
-        Gradients whose structure has been seen before, which is nearly always, are only reordered.
-        """
-        if loss_unit is not None and not isinstance(loss_unit, brainunit.Unit):
-            raise TypeError(f'Invalid loss_unit={loss_unit!r}. Must be a brainunit.Unit.')
-        leaves, structure = tree_flatten(gradients)
-        seen = structure, loss_unit, partial, frozen
-        known = self._orders.get(seen)
-        if known is None:
-            found = self._find(gradients, partial, frozen)
-            places = self._find(jax.tree.unflatten(structure, range(len(leaves))), partial, frozen)
-            present = [(key, w) for key, w in self.named().items() if key in found]
-            scales = gradient_scales(
-                [w for _, w in present], [found[key] for key, _ in present], [key for key, _ in present], loss_unit
-            )
-            found_at = [jax.tree.leaves(places[key])[0] if key in places else None for key in self.keys]
-            known = self._orders[seen] = None if found_at == [*range(len(leaves))] else found_at, scales
-        order, scales = known
-        return leaves if order is None else [None if i is None else leaves[i] for i in order], scales
-
-    def all_but(self, frozen: Set[str], gradients: Sequence[Any]) -> bool:
-        """Whether every weight that is not frozen has a gradient."""
-        return all(g is not None or key in frozen for key, g in zip(self.keys, gradients, strict=True))
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """The gradients by name, without units, and what those are multiplied by that are on another scale."""
+        found = self._find(gradients, partial, frozen)
+        weights = self.named()
+        scales = gradient_scales({key: weights[key] for key in found}, found, loss_unit)
+        return {key: brainunit.get_mantissa(g) for key, g in found.items()}, scales
 
     def _find(self, gradients: Any, partial: bool, frozen: Set[str]) -> dict[str, Any]:
         """The gradient of each leaf by name; an error that lists what is missing or left over."""

@@ -148,16 +148,18 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     @property
     def T_cur(self) -> Reading:  # noqa: N802
         """The epochs since the last restart, by ``.value``."""
-        return Reading(lambda: whole(self.cycle(self.position()['epoch'])[1]))
+        return Reading(lambda: whole(self.cycle(self.epoch_at(self.position()))[1]))
 
     @property
     def T_i(self) -> Reading:  # noqa: N802
         """The length of the present cycle, by ``.value``."""
-        return Reading(lambda: whole(self.cycle(self.position()['epoch'])[2]))
+        return Reading(lambda: whole(self.cycle(self.epoch_at(self.position()))[2]))
 
-    def position(self, undisturbed: bool = False) -> Position:
-        position = super().position(undisturbed)
-        return {**position, 'epoch': position['epoch'] + self.fraction.value}
+    def sources(self) -> dict[str, LongTermState]:
+        return {**super().sources(), 'fraction': self.fraction}
+
+    def epoch_at(self, position: Position) -> Any:
+        return position['epoch'] + position['fraction']
 
     def step(self, epoch: float | None = None) -> None:
         """Advance by one epoch, or go to ``epoch``, which may lie between two."""

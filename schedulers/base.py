@@ -13,7 +13,6 @@ from brainstate.graph import Node
 
 from braintools_optim.options import AT_LEAST_ZERO, MissingKeyError, as_number, validate
 from braintools_optim.signatures import constructor_signature
-from braintools_optim.states import read
 
 __all__ = ['LRScheduler', 'Position', 'as_epoch', 'as_float', 'entry']
 
@@ -82,14 +81,21 @@ class LRScheduler(Node):
         """The base rate of a parameter group; those beyond the last have the last's."""
         return entry(self.base_lrs, group)
 
-    def position(self, undisturbed: bool = False) -> Position:
-        """The values of the States that the present rate depends on."""
-        (epoch, manual), _ = read((self.last_epoch, self.manual), undisturbed)
-        return {'epoch': epoch, 'manual': manual}
+    def sources(self) -> dict[str, LongTermState]:
+        """The States that the present rate depends on."""
+        return {'epoch': self.last_epoch, 'manual': self.manual}
+
+    def position(self) -> Position:
+        """Their values."""
+        return {name: state.value for name, state in self.sources().items()}
+
+    def epoch_at(self, position: Position) -> Any:
+        """The epoch of a position, which may lie between two."""
+        return position['epoch']
 
     def rate(self, position: Position, base_lr: Any = None, group: int = 0) -> Array:
         """The rate at a position, a pure function of it."""
-        scheduled = self.lr_at(position['epoch'], base_lr, group)
+        scheduled = self.lr_at(self.epoch_at(position), base_lr, group)
         rate, reference = position['manual']['rate'], position['manual']['reference']
         scaled = scheduled / jnp.where(reference == 0, 1.0, reference) * rate
         return jnp.where(reference == 0, jnp.where(scheduled == 0, rate, scheduled), scaled)
@@ -97,7 +103,7 @@ class LRScheduler(Node):
     def set_rate(self, value: Any) -> None:
         """Make ``value`` the rate from now on; the rest of the schedule is rescaled in proportion."""
         self._refuse_as_part()
-        scheduled = self.lr_at(self.position()['epoch'])
+        scheduled = self.lr_at(self.epoch_at(self.position()))
         self.manual.value = {'rate': as_float(validate('lr', value)), 'reference': scheduled}
 
     def apply(self, apply_fn: Callable[[Any], Any]) -> None:

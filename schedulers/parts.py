@@ -24,7 +24,7 @@ def as_part(name: str, schedule: Any) -> LRScheduler:
     if getattr(schedule, 'cycle_momentum', False):
         raise ValueError(f'Invalid {name}={schedule!r}. Must not cycle the momentum, which only the outermost can.')
     position = schedule.position()
-    epoch, manual = position['epoch'], position['manual']
+    epoch, manual = schedule.epoch_at(position), position['manual']
     moved = (epoch != 0) | (manual['rate'] != manual['reference'])
     if not isinstance(moved, Tracer) and moved:
         raise ValueError(

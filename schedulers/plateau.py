@@ -105,8 +105,8 @@ class ReduceLROnPlateau(LRScheduler):
         """The rate without reductions."""
         return base_lr if self.schedule is None else self.schedule.lr_at(epoch, base_lr, group)
 
-    def position(self, undisturbed: bool = False) -> Position:
-        return {**super().position(undisturbed), 'reduction': self.reduction.value}
+    def sources(self) -> dict[str, LongTermState]:
+        return {**super().sources(), 'reduction': self.reduction}
 
     def rate(self, position: Position, base_lr: Any = None, group: int = 0) -> Array:
         whole = super().rate(position, base_lr, group)

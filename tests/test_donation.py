@@ -399,23 +399,31 @@ def test_minimize_reuses_what_update_does(donate: bool) -> None:
 
 
 @pytest.mark.parametrize('share', [lambda x: x, lambda x: jax.device_put(x, jax.devices()[0])], ids=['same', 'another'])
-@pytest.mark.parametrize('what', ['argument', 'state', 'read only'])
+@pytest.mark.parametrize('what', ['argument', 'entry of an argument', 'keyword', 'state', 'read only', 'in a dict'])
 def test_what_shares_a_buffer_later_is_noticed(what: str, share: Callable[[Any], Any]) -> None:
     """After calls in which nothing did, when buffers are no longer looked at."""
 
     def run(jit: Callable[..., Any]) -> Any:
         own = states()
+        own['d'] = brainstate.State({'x': X})
 
-        def function(x: Any) -> Any:
+        def function(x: Any, y: Any = X) -> Any:
+            x = x[0] * y if isinstance(x, tuple) else x * y
             own['a'].value, own['b'].value = own['a'].value + x, own['b'].value * x
-            return own['c'].value * 2
+            return own['c'].value * 2 + own['d'].value['x']
 
         jitted, results = jit(function), []
         for i in range(8):
             shared = share(own['a'].value) if i in (4, 5) else X + i
-            if i in (4, 5) and what != 'argument':
-                own['b' if what == 'state' else 'c'].value = shared
-            results.append((jitted(shared if what == 'argument' else X), shared if what == 'argument' else None))
+            args, kwargs = {
+                'argument': ((shared,), {}),
+                'entry of an argument': (((shared,),), {}),
+                'keyword': ((X,), {'y': shared}),
+            }.get(what, ((X,), {}))
+            if i in (4, 5) and what in ('state', 'read only', 'in a dict'):
+                name = {'state': 'b', 'read only': 'c', 'in a dict': 'd'}[what]
+                own[name].value = {'x': shared} if name == 'd' else shared
+            results.append((jitted(*args, **kwargs), args, kwargs))
         return results, {name: state.value for name, state in own.items()}
 
     for ours, theirs in zip(*(jax.tree.leaves(run(jit)) for jit in (bo.jit, transform.jit)), strict=True):

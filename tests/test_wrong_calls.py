@@ -567,6 +567,23 @@ def test_attributes_of_ones_own() -> None:
     assert (copy.after, copy.before, copy.current_lr) == ([1.0], 2.0, 0.5)
 
 
+def test_copies_are_refused() -> None:
+    """They would update the weights of another model, and share their memory."""
+    model = {'w': brainstate.ParamState(jnp.ones(2))}
+    optimizer = bo.Adam(0.5).register_trainable_weights(model)
+    copy = brainstate.graph.clone(optimizer)
+    for use in (
+        lambda: copy.update({'w': jnp.ones(2)}),
+        lambda: copy.minimize(lambda: model['w'].value.sum()),
+        lambda: copy.register_trainable_weights(model),
+        lambda: copy.freeze('w'),
+    ):
+        with pytest.raises(ValueError, match=r'cannot be copied: build another one\. Adam is a copy'):
+            use()
+    optimizer.update({'w': jnp.ones(2)})
+    np.testing.assert_allclose(model['w'].value, 0.5)
+
+
 def test_there_are_many() -> None:
     assert len(OF_RULES) > 1000
     assert len(OF_SCHEDULES) > 500

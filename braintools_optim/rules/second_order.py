@@ -156,9 +156,9 @@ class Sophia(GroupRule):
         extra = self._told(value, value_fn)
         if hessian is not None and self.opt_state is not None:
             leaves, scales = self._weights.match(hessian)
-            if scales is not None:
+            if scales:
                 raise ValueError('Invalid hessian. Its leaves must wear the units of their weights.')
-            extra = {'hessian': dict(zip(self.weight_names, leaves, strict=True))}
+            extra = {'hessian': leaves}
         self._update(grads, loss_unit, extra, partial, loss_scale)
 
     def _told(self, value: Any, value_fn: Any) -> dict[str, Any]:

@@ -162,9 +162,7 @@ class SAM(Node):
         """The base optimizer's update with the gradient at the perturbed weights."""
         base, hp = self.base_optimizer, self.perturbation.value.tree
         frozen, names = base.settings.frozen, base.weight_names
-        gradients, scales = base._weights.match(grads, loss_unit, False, frozen)
-        found = {key: g for key, g in zip(names, gradients, strict=True) if g is not None}
-        factors = dict(zip(found, scales, strict=True)) if scales else {}
+        found, factors = base._weights.match(grads, loss_unit, frozen=frozen)
         weights = dict(zip(names, map(jnp.asarray, base._weights.read()), strict=True))
         check_gradients(weights, found)
         groups = enumerate(base.param_groups)
