@@ -25,6 +25,8 @@ def gradient_scales(
     that of the loss divided by its weight's (``unit_aware=True``), and then all gradients do. A loss
     with a unit is believed if ``loss_unit`` says so or weights of two dimensions agree on it.
     """
+    if loss_unit is None and not any(map(is_quantity, (*weights.values(), *gradients.values()))):
+        return {}
     units = [(name, brainunit.get_unit(w), brainunit.get_unit(gradients[name])) for name, w in weights.items()]
     foreign = [(name, w, g) for name, w, g in units if g.dim != w.dim]
     if not foreign and loss_unit is None:
@@ -63,6 +65,8 @@ def norm_scales(units: Mapping[str, Any], norm_unit: Any) -> dict[str, float]:
 
 def warn_of_mixed_norms(weights: Mapping[str, Any], members: Sequence[Sequence[str]]) -> bool:
     """Warn if one norm is over weights of different dimensions; whether that is so."""
+    if not any(map(is_quantity, weights.values())):
+        return False
     units = {name: brainunit.get_unit(w) for name, w in weights.items()}
     mixed = [names for names in members if len({units[name].dim for name in names}) > 1]
     if mixed:
