@@ -258,12 +258,17 @@ class Optimizer(Updates, Scheduled, Node, metaclass=OptimizerMeta):
         """Take the gradient of ``loss_fn(*args)`` with respect to the weights, update them, return the loss (and aux).
 
         All in one compiled function, kept for ``loss_fn``: give the same function each time, not a new ``lambda``.
+        Weights that the loss does not depend on have the gradient 0.
         The loss is multiplied by the loss scale, if there is one; an optimizer that looks at the loss is given it, too.
         """
 
         def run(*args: Any) -> Any:
             def loss_of() -> Any:
-                loss, *aux = loss_fn(*args) if has_aux else (loss_fn(*args),)
+                self.param_states.to_pytree_value()  # brainstate takes no gradient by what is not read
+                returned = loss_fn(*args)
+                if has_aux and not isinstance(returned, tuple):
+                    raise TypeError(f'Invalid has_aux=True. loss_fn must return (loss, aux), not {returned!r}.')
+                loss, *aux = returned if has_aux else (returned,)
                 return self._scaled(loss), (loss, *aux)
 
             grad: Any = brainstate.transform.grad(loss_of, self.param_states.to_pytree(), has_aux=True)
@@ -273,6 +278,8 @@ class Optimizer(Updates, Scheduled, Node, metaclass=OptimizerMeta):
 
         if not callable(loss_fn):
             raise TypeError(f'Invalid loss_fn={loss_fn!r}. Must be callable.')
+        if type(has_aux) is not bool:
+            raise TypeError(f'Invalid has_aux={has_aux!r}. Must be a bool.')
         if self.opt_state is None:
             raise ValueError('register_trainable_weights must be called before minimize.')
         evaluation.refuse_inside(self, 'An update')

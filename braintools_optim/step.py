@@ -368,12 +368,15 @@ def all_finite(leaves: Leaves) -> Array:
     return functools.reduce(jnp.logical_and, (jnp.isfinite(g).all() for g in leaves.values()), jnp.ones((), bool))
 
 
-def check_gradients(weights: Leaves, gradients: Leaves) -> None:
-    wrong = [
-        f'{key}: the weight is {w.dtype}{list(w.shape)}, its gradient {g.dtype}{list(g.shape)}'
-        for key, w, g in ((key, jnp.asarray(weights[key]), jnp.asarray(g)) for key, g in gradients.items())
-        if w.shape != g.shape or not fits(g, w)
-    ]
+def check_gradients(weights: Leaves, gradients: Mapping[str, Any]) -> None:
+    wrong = []
+    for key, gradient in gradients.items():
+        try:
+            w, g = jnp.asarray(weights[key]), jnp.asarray(gradient)
+        except (TypeError, ValueError):
+            raise TypeError(f'The gradient of {key} is {type(gradient).__name__}. Must be an array.') from None
+        if w.shape != g.shape or not fits(g, w):
+            wrong.append(f'{key}: the weight is {w.dtype}{list(w.shape)}, its gradient {g.dtype}{list(g.shape)}')
     if wrong:
         raise ValueError('Gradients must have the shapes of their weights. ' + '; '.join(wrong))
 

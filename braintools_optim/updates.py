@@ -22,7 +22,7 @@ from braintools_optim.precision import compute_dtype
 from braintools_optim.rule import Rule, TreeRule
 from braintools_optim.settings import OptimState, Settings, frozen_names
 from braintools_optim.states import are_hooked, direct_values, inside_transformation, is_traced, write
-from braintools_optim.step import MANY, Memory, step
+from braintools_optim.step import MANY, Memory, check_gradients, step
 from braintools_optim.treatment import Treatment
 from braintools_optim.units import warn_of_mixed_norms
 from braintools_optim.weights import Weights
@@ -98,7 +98,12 @@ class Updates(Rule):
             donated = () if direct is None and are_hooked(written) else (0, 1) if self.donate_weights else (0,)
             run = self._compiled[donated]
         own, others = values[: len(weights)], values[len(weights) :]
-        memory, own, others, finite = run(memory, own, grads, others, extra, (loss_unit, partial, dynamic), scaling)
+        try:
+            memory, own, others, finite = run(memory, own, grads, others, extra, (loss_unit, partial, dynamic), scaling)
+        except TypeError:  # if it was jax that did not take a gradient, an error that names it
+            found, _ = self._weights.match(grads, loss_unit, partial, self.settings.frozen)
+            check_gradients(dict(zip(self._weights.keys, self._weights.leaves(own), strict=True)), found)
+            raise
         write(written, [memory, *own, *others], direct is not None)
         if finite is not None:
             self._raise_unless(finite, grads)

@@ -562,3 +562,19 @@ def test_a_float16_gradient_is_rescaled_without_overflow() -> None:
     opt = bo.SGD(1e-3).register_trainable_weights({'w': w})
     opt.update({'w': jnp.full(2, 100.0, 'float16') * u.volt})
     np.testing.assert_allclose(w.value.mantissa, -99.0)
+
+
+@pytest.mark.parametrize('sam', [False, True])
+def test_what_the_loss_does_not_depend_on_has_the_gradient_zero(sam: bool) -> None:
+    def build() -> tuple[Any, dict[str, brainstate.ParamState], Any]:
+        w = {'a': brainstate.ParamState(jnp.arange(3.0)), 'b': brainstate.ParamState(jnp.ones(2))}
+        base = bo.SGD(0.1, momentum=0.9, weight_decay=0.5)
+        return (bo.SAM(base) if sam else base).register_trainable_weights(w), w, lambda: jnp.sum(w['a'].value ** 2)
+
+    (ours, weights, loss), (theirs, same, same_loss) = build(), build()
+    for _ in range(3):
+        ours.minimize(loss)
+        gradients = {'a': 2 * same['a'].value, 'b': jnp.zeros(2)}
+        theirs.update(gradients, value_fn=lambda: same_loss() + 0 * same['b'].value.sum())
+    for name, state in weights.items():
+        np.testing.assert_allclose(state.value, same[name].value, rtol=1e-12)

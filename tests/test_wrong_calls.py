@@ -319,6 +319,10 @@ CALLS: list[tuple[str, Callable[[bo.Optimizer], Any], type[Exception], str]] = [
             ({**GOOD, 'w': jnp.ones((2, 3), int)}, {}, ValueError, 'w: the weight is .*, its gradient int'),
             ({**GOOD, 'w': jnp.ones((2, 3), bool)}, {}, ValueError, 'w: the weight is .*, its gradient bool'),
             ({**GOOD, 'w': jnp.ones((2, 3)) * 1j}, {}, ValueError, 'w: the weight is .*, its gradient complex'),
+            ({**GOOD, 'w': 'x'}, {}, TypeError, r'The gradient of w is str\. Must be an array'),
+            ({**GOOD, 'w': object()}, {}, TypeError, r'The gradient of w is object\. Must be an array'),
+            ({**GOOD, 'w': np.array([None])}, {}, TypeError, r'The gradient of w is ndarray\. Must be an array'),
+            ({**GOOD, 'w': brainstate.State(jnp.ones(2))}, {}, TypeError, r'The gradient of w is State\. Must be an'),
             ({**GOOD, 'w': [GOOD['w']]}, {}, ValueError, 'The gradient of w has the structure'),
             ({**GOOD, 'w': {'x': GOOD['w']}}, {}, ValueError, 'The gradient of w has the structure'),
             ({**GOOD, 'b': jnp.ones(3) * u.ms}, {}, ValueError, 'The gradient of b has the unit ms, its weight mV'),
@@ -338,6 +342,13 @@ CALLS: list[tuple[str, Callable[[bo.Optimizer], Any], type[Exception], str]] = [
     ),
     ('diagnose', lambda o: o.diagnose(3), KeyError, r'not registered: \(the root\)'),
     ('minimize', lambda o: o.minimize(3), TypeError, 'Invalid loss_fn=3. Must be callable'),
+    ('minimize', lambda o: o.minimize(lambda: 3.0, has_aux=1), TypeError, 'Invalid has_aux=1. Must be a bool'),
+    (
+        'minimize',
+        lambda o: o.minimize(lambda: jnp.ones(()), has_aux=True),
+        TypeError,
+        r'Invalid has_aux=True. loss_fn must return \(loss, aux\)',
+    ),
     ('metrics', lambda o: o.metrics, ValueError, 'Give metrics=True to the constructor'),
     ('lr_at', lambda o: o.lr.lr_at('x'), TypeError, "'x'"),
     *(
@@ -388,12 +399,13 @@ CALLS: list[tuple[str, Callable[[bo.Optimizer], Any], type[Exception], str]] = [
 ]  # fmt: skip
 
 
-def test_wrong_calls_change_nothing() -> None:
-    with jax.disable_jit():
+@pytest.mark.parametrize('compiled', [pytest.param(False, marks=pytest.mark.slow), True])
+def test_wrong_calls_change_nothing(compiled: bool) -> None:
+    with jax.disable_jit(not compiled):
         optimizer, states = live(norm_unit='own')
         before = everything(optimizer, states)
         for name, call, error, match in CALLS:
-            with pytest.raises(error, match=re.compile(match, re.DOTALL)):  # noqa: PT012
+            with pytest.raises(error, match=re.compile(match, re.DOTALL | re.MULTILINE)):  # noqa: PT012
                 call(optimizer)
                 pytest.fail(f'{name} is accepted')
             after = everything(optimizer, states)

@@ -177,8 +177,13 @@ class SAM(Node):
         factor = jnp.where(norm > 0, hp.radius / jnp.where(norm > 0, norm, 1.0), 0.0)
         perturbed = {key: weights[key] + factor * sizes[key] ** 2 * g for key, g in toward.items()}
         perturbed = {key: w.astype(weights[key].dtype) for key, w in perturbed.items()}
+
+        def scaled_loss() -> Any:
+            base.param_states.to_pytree_value()  # brainstate takes no gradient by what is not read
+            return base._scaled(loss())
+
         with base._weights.replaced(perturbed):
-            gradient: Any = brainstate.transform.grad(lambda: base._scaled(loss()), base.param_states.to_pytree())
+            gradient: Any = brainstate.transform.grad(scaled_loss, base.param_states.to_pytree())
             second = gradient()
         base.update(second)
 
