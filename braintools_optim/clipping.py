@@ -20,13 +20,17 @@ def global_norm(gradients: Any) -> Array:
     """The 2-norm of all entries of a tree of gradients, accumulated in float32 at least; units do not count."""
     squares = [sum_of_squares(g) for g in jax.tree.leaves(gradients)]
     dtype = jnp.result_type(jnp.float32, *squares)
-    return jnp.sqrt(functools.reduce(jax.lax.add, [s.astype(dtype) for s in squares], jnp.zeros((), dtype)))
+    squares = [s if s.dtype == dtype else s.astype(dtype) for s in squares]
+    return jnp.sqrt(functools.reduce(jax.lax.add, squares, jnp.zeros((), dtype)))
 
 
-@jax.jit  # traced once for each distinct shape
-def sum_of_squares(g: Array) -> Array:
-    g = g.astype(compute_dtype(g))
-    return jnp.sum(jnp.real(g * jnp.conj(g)))
+def sum_of_squares(g: Any) -> Array:
+    """Written for few operations, because they are traced for every leaf."""
+    g = jnp.asarray(g)
+    if g.dtype != compute_dtype(g):
+        g = g.astype(compute_dtype(g))
+    squares = jax.lax.square(g.real) + jax.lax.square(g.imag) if jnp.iscomplexobj(g) else jax.lax.square(g)
+    return jax.lax.reduce_sum(squares, axes=tuple(range(g.ndim)))
 
 
 def norm_clip_factor(norm: Array, max_norm: Array) -> Array:
