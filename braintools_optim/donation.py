@@ -185,7 +185,7 @@ def donating(
             return compiled(own.block)(number, *own.divided(values, args, kwargs), *args, **kwargs)
         except StaleError:
             return None
-        except jax.errors.JaxRuntimeError:  # an argument may share a buffer without being the same array
+        except (jax.errors.JaxRuntimeError, ValueError):  # jax may have refused a buffer that occurs twice
             may_share, own.trusted = own.trusted and not again, False
             if not may_share or any(map(is_lost, jax.tree.leaves(values))):
                 raise

@@ -399,7 +399,9 @@ def test_minimize_reuses_what_update_does(donate: bool) -> None:
 
 
 @pytest.mark.parametrize('share', [lambda x: x, lambda x: jax.device_put(x, jax.devices()[0])], ids=['same', 'another'])
-@pytest.mark.parametrize('what', ['argument', 'entry of an argument', 'keyword', 'state', 'read only', 'in a dict'])
+@pytest.mark.parametrize(
+    'what', ['argument', 'entry of an argument', 'keyword', 'state', 'read only', 'dict', 'same dict']
+)
 def test_what_shares_a_buffer_later_is_noticed(what: str, share: Callable[[Any], Any]) -> None:
     """After calls in which nothing did, when buffers are no longer looked at."""
 
@@ -420,9 +422,11 @@ def test_what_shares_a_buffer_later_is_noticed(what: str, share: Callable[[Any],
                 'entry of an argument': (((shared,),), {}),
                 'keyword': ((X,), {'y': shared}),
             }.get(what, ((X,), {}))
-            if i in (4, 5) and what in ('state', 'read only', 'in a dict'):
-                name = {'state': 'b', 'read only': 'c', 'in a dict': 'd'}[what]
+            if i in (4, 5) and what in ('state', 'read only', 'dict'):
+                name = {'state': 'b', 'read only': 'c', 'dict': 'd'}[what]
                 own[name].value = {'x': shared} if name == 'd' else shared
+            if i in (4, 5) and what == 'same dict':
+                own['d'].value['x'] = shared
             results.append((jitted(*args, **kwargs), args, kwargs))
         return results, {name: state.value for name, state in own.items()}
 
@@ -435,11 +439,15 @@ def test_an_error_after_many_calls_is_the_functions_own_and_loses_nothing() -> N
 
     @bo.jit
     def function(x: Any) -> None:
+        if x.shape != X.shape:
+            raise ValueError('another shape')
         brainstate.transform.jit_error_if(x[0] > 5, 'too much')
         own['a'].value = own['a'].value + x
 
     for _ in range(4):
         function(X)
+    with pytest.raises(ValueError, match='another shape'):
+        function(X[1:])
     with pytest.raises(Exception, match='too much'):
         function(X + 6)
     np.testing.assert_array_equal(own['a'].value, X + 1 + 4 * X)
