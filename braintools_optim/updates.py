@@ -80,12 +80,11 @@ class Updates(Rule):
         scaling = self.loss_scale if loss_scale is None else validate('loss_scale', loss_scale)
         weights = self._weights.states
         written = [self.opt_state, *weights, self.step_count]
-        dynamic = scaling is not None and isinstance(scaling, DynamicLossScale)
-        if dynamic:
-            written.append(scaling.state)
-            scaling = None
-        elif scaling is not None:
-            scaling = jnp.asarray(scaling, jnp.result_type(float))
+        dynamic = False
+        if scaling is not None:
+            dynamic = isinstance(scaling, DynamicLossScale)
+            written += [scaling.state] if dynamic else []
+            scaling = None if dynamic else jnp.asarray(scaling, jnp.result_type(float))
         if self.metrics_state is not None:
             written.append(self.metrics_state)
         states = [*written, self.settings.values, *self.settings.sources()]

@@ -15,6 +15,7 @@ import optax
 import pytest
 from compiling import compilations
 from rule_table import BETAS, DECAY, EPS, FLAG, STEPS, Case, combinations, deviation, optax_path, problem, run
+from table import thinned
 
 import braintools_optim as bo
 
@@ -175,7 +176,7 @@ def reference(case: Case) -> dict[str, np.ndarray]:
     return optax_path(case) if case.optax else paper_path(case)
 
 
-@pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)
+@thinned(CASES)
 def test_optax_or_paper(case: Case) -> None:
     assert max(deviation(run(case, np.float64), reference(case), DOUBLE).values()) < 1e-12
 

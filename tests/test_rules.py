@@ -32,9 +32,8 @@ RULES = sorted({case.optimizer for case in CASES} | ELSEWHERE, key=lambda rule: 
 every_rule = pytest.mark.parametrize('rule', RULES, ids=lambda rule: rule.__name__)
 
 
-def cases(kind: str) -> Any:
-    chosen = [case for case in CASES if bool(case.torch) == (kind == 'torch')]
-    return pytest.mark.parametrize('case', chosen, ids=lambda case: case.name)
+OF_TORCH = [case for case in CASES if case.torch]
+OTHERS = [case for case in CASES if not case.torch]
 
 
 def weights_of(optimizer: bo.Optimizer, **start: Any) -> dict[str, brainstate.ParamState]:
@@ -74,7 +73,7 @@ def check_record(case: Case, path: dict[str, np.ndarray]) -> tuple[dict[str, flo
     return ours, dict(zip(path, theirs, strict=True))
 
 
-@cases('torch')
+@thinned(OF_TORCH)
 def test_torch_in_float64(case: Case) -> None:
     path = run(case, np.float64)
     assert max(check_record(case, path)[0].values()) < 1e-12
@@ -82,7 +81,7 @@ def test_torch_in_float64(case: Case) -> None:
         assert max(deviation(path, torch_path(case, 'float64'), DOUBLE).values()) < 1e-12
 
 
-@thinned([case for case in CASES if case.torch], one_in=3)
+@thinned(OF_TORCH, one_in=3)
 @pytest.mark.usefixtures('float32')
 def test_torch_in_float32(case: Case) -> None:
     """No further from torch's float64 than twice torch's own float32, but for a few roundings of a small tensor."""
@@ -96,14 +95,14 @@ def test_torch_in_float32(case: Case) -> None:
         assert all(ours[key] <= max(2 * theirs[key], 1e-6) for key in ours)
 
 
-@thinned([case for case in CASES if not case.torch])
+@thinned(OTHERS)
 def test_optax_or_paper(case: Case) -> None:
     exact = optax_path(case) if case.optax else paper_path(case)
     assert max(deviation(run(case, np.float64), exact, DOUBLE).values()) < 1e-12
 
 
 @pytest.mark.slow
-@cases('optax or paper')
+@pytest.mark.parametrize('case', OTHERS, ids=lambda case: case.name)
 @pytest.mark.usefixtures('float32')
 def test_optax_or_paper_in_float32(case: Case) -> None:
     jax.config.update('jax_enable_x64', True)
