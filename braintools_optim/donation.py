@@ -38,13 +38,9 @@ class Plan:
     kept: tuple[bool, ...]  # the others
     block: int | None  # of temporary memory
     constants: list[Any]  # arrays that the compiled function holds
-    made: list[int] = field(default_factory=list)  # the ids of the arrays that it made last, of States that are donated
-    distinct: frozenset[int] = frozenset()  # the same
+    made: frozenset[int] = frozenset()  # the ids of the arrays that it made last, of States that are donated
     known: list[int] = field(default_factory=list)  # the ids of the values of all States after that
     trusted: bool = False  # those were found not to share a buffer
-
-    def __post_init__(self) -> None:
-        self.targets = list(compress(self.states, self.written))
 
     def divided(self, values: Sequence[Any], args: Any, kwargs: Any) -> tuple[list[Any], list[Any]]:
         """Of the values of the States those that are donated, with buffers of their own, and the others.
@@ -64,18 +60,17 @@ class Plan:
 
     def finish(self, values: Sequence[Any], direct: bool) -> None:
         """Write what the function made."""
-        write(self.targets, compress(values, self.written), direct)
+        write(list(compress(self.states, self.written)), compress(values, self.written), direct)
         self.known = list(map(id, map(value_of, self.states))) if direct else []
         self.made = ids_of(list(compress(values, self.donated)))
-        self.distinct = frozenset(self.made)
 
     def shares_none(self, others: Any) -> bool:
         """Whether none of these is an array that the function made."""
-        return self.distinct.isdisjoint(map(id, tree_leaves(others)))
+        return self.made.isdisjoint(ids_of(others))
 
 
-def ids_of(tree: Any) -> list[int]:
-    return list(map(id, tree_leaves(tree)))
+def ids_of(tree: Any) -> frozenset[int]:
+    return frozenset(map(id, tree_leaves(tree)))
 
 
 def is_lost(leaf: Any) -> bool:

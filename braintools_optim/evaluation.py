@@ -60,7 +60,7 @@ def evaluated(optimizer: Optimizer) -> list[Any]:
     """The leaves to evaluate, in the order of ``optimizer.weight_names``."""
     state: Any = optimizer.opt_state
     memory, settings = state.value, optimizer.settings
-    weights = dict(zip(optimizer.weight_names, map(jnp.asarray, optimizer._weights.read()), strict=True))
+    weights = {key: jnp.asarray(w) for key, w in optimizer._weights.read().items()}
     values, positions = settings.options, settings.positions()
     found: dict[str, Any] = {}
     for i, group in enumerate(optimizer._groups):

@@ -264,15 +264,13 @@ class Optimizer(Updates, Scheduled, Node, metaclass=OptimizerMeta):
 
         def run(*args: Any) -> Any:
             def loss_of() -> Any:
-                self.param_states.to_pytree_value()  # brainstate takes no gradient by what is not read
                 returned = loss_fn(*args)
                 if has_aux and not isinstance(returned, tuple):
                     raise TypeError(f'Invalid has_aux=True. loss_fn must return (loss, aux), not {returned!r}.')
                 loss, *aux = returned if has_aux else (returned,)
                 return self._scaled(loss), (loss, *aux)
 
-            grad: Any = brainstate.transform.grad(loss_of, self.param_states.to_pytree(), has_aux=True)
-            grads, results = grad()
+            grads, results = self._gradient(loss_of, has_aux=True)
             self._update_knowing(grads, results[0], lambda: loss_of()[1][0])
             return tuple(results) if has_aux else results[0]
 
@@ -286,6 +284,16 @@ class Optimizer(Updates, Scheduled, Node, metaclass=OptimizerMeta):
         if inside_transformation():
             return run(*args)
         return self._jit((loss_fn, has_aux), run)(*args)
+
+    def _gradient(self, loss: Callable[[], Any], has_aux: bool = False) -> Any:
+        """That of a loss by all weights."""
+
+        def after_all_are_read() -> Any:
+            self.param_states.to_pytree_value()  # brainstate takes no gradient by what is not read
+            return loss()
+
+        grad: Any = brainstate.transform.grad(after_all_are_read, self.param_states.to_pytree(), has_aux=has_aux)
+        return grad()
 
     def _scaled(self, loss: Any) -> Any:
         if isinstance(self.loss_scale, DynamicLossScale):

@@ -371,8 +371,9 @@ def all_finite(leaves: Leaves) -> Array:
 def check_gradients(weights: Leaves, gradients: Mapping[str, Any]) -> None:
     wrong = []
     for key, gradient in gradients.items():
+        w = jnp.asarray(weights[key])
         try:
-            w, g = jnp.asarray(weights[key]), jnp.asarray(gradient)
+            g = jnp.asarray(gradient)
         except (TypeError, ValueError):
             raise TypeError(f'The gradient of {key} is {type(gradient).__name__}. Must be an array.') from None
         if w.shape != g.shape or not fits(g, w):

@@ -101,7 +101,7 @@ class Updates(Rule):
             memory, own, others, finite = run(memory, own, grads, others, extra, (loss_unit, partial, dynamic), scaling)
         except TypeError:  # if it was jax that did not take a gradient, an error that names it
             found, _ = self._weights.match(grads, loss_unit, partial, self.settings.frozen)
-            check_gradients(dict(zip(self._weights.keys, self._weights.leaves(own), strict=True)), found)
+            check_gradients(self._weights.leaves(own), found)
             raise
         write(written, [memory, *own, *others], direct is not None)
         if finite is not None:
@@ -146,7 +146,7 @@ class Updates(Rule):
         hps, positions, count = jax.tree.map(jnp.asarray, (options.tree, self.settings.positions(positions), count))
         shared = self.settings.part(hps, positions, 'shared')
         frozen = frozen_names(shared)
-        weights = dict(zip(self._weights.keys, self._weights.leaves(values), strict=True))
+        weights = self._weights.leaves(values)
         found, scales = self._weights.match(gradients, loss_unit, partial, frozen)
         if partial and isinstance(self, TreeRule) and not weights.keys() <= found.keys() | frozen:
             raise ValueError(f'Invalid partial=True. {type(self).__name__} needs the gradients of all weights.')
@@ -171,18 +171,19 @@ class Updates(Rule):
         count = count + (1 if new.finite is None else new.finite)
         if new.finite is not None and (dynamic or shared.on_nonfinite == 'skip'):
             warn_of_skips(new.memory['skipped'][1], shared.max_consecutive_skips)
-        raises = shared.on_nonfinite == 'raise' and not dynamic  # then all States are to be as they were
+        # if not, all States are to be as they were
+        required = new.finite if shared.on_nonfinite == 'raise' and not dynamic else None
         after = [count]
         if dynamic:
             after.append(self.loss_scale.after(scale_before, new.finite))
         if metrics_before is not None:
             rates = [hp.lr for _, hp in groups]
             metrics = next_metrics(metrics_before, new.metrics, rates, new.memory['skipped'][0], count, new.finite)
-            if raises and new.finite is not None:
-                metrics = {name: jnp.where(new.finite, x, metrics_before[name]) for name, x in metrics.items()}
+            if required is not None:
+                metrics = {name: jnp.where(required, x, metrics_before[name]) for name, x in metrics.items()}
             after.append(metrics)
         leaves = [new.weights[key] for key in weights]
-        return new.memory, self._weights.structure.unflatten(leaves), after, new.finite if raises else None
+        return new.memory, self._weights.structure.unflatten(leaves), after, required
 
     def _check_norm(self, shared: Hyperparameters) -> None:
         """Warn, once, of a norm over weights of different dimensions; while tracing, so that it costs nothing later."""

@@ -170,11 +170,11 @@ class Weights:
         new._shapes = [jnp.shape(leaf) for leaf in leaves]
         return new, new.keys[len(self.keys) :]
 
-    def read(self) -> list[Any]:
-        """The leaves of all weights, in the order of ``keys``."""
+    def read(self) -> dict[str, Any]:
+        """The leaves of all weights by name, in the order of ``keys``."""
         return self.leaves([state.value for state in self.states])
 
-    def leaves(self, values: list[Any]) -> list[Any]:
+    def leaves(self, values: list[Any]) -> dict[str, Any]:
         """The leaves of these values of the States."""
         leaves, structure = jax.tree.flatten(values)
         if structure != self.structure:
@@ -186,7 +186,7 @@ class Weights:
             raise ValueError(
                 f'The structure or unit of a weight has changed since it was registered. {"; ".join(changed)}'
             )
-        return leaves
+        return dict(zip(self.keys, leaves, strict=True))
 
     @property
     def sizes(self) -> list[int]:

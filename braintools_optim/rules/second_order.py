@@ -133,7 +133,7 @@ class Sophia(GroupRule):
                 'or update(grads, hessian=estimate).'
             )
         value_fn = loss_of_leaves(extra['value_fn'], self._weights)
-        kinds = dict(zip(self.weight_names, self._weights.read(), strict=True))
+        kinds = self._weights.read()
 
         def loss(w: Leaves) -> Any:
             return sign * brainunit.get_mantissa(value_fn({k: from_working(x, kinds[k].dtype) for k, x in w.items()}))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-import brainstate
 import jax.numpy as jnp
 from brainstate.graph import Node
 
@@ -161,9 +160,9 @@ class SAM(Node):
     def _descend(self, grads: Any, loss_unit: Any, loss: Callable[[], Any]) -> None:
         """The base optimizer's update with the gradient at the perturbed weights."""
         base, hp = self.base_optimizer, self.perturbation.value.tree
-        frozen, names = base.settings.frozen, base.weight_names
+        frozen = base.settings.frozen
         found, factors = base._weights.match(grads, loss_unit, frozen=frozen)
-        weights = dict(zip(names, map(jnp.asarray, base._weights.read()), strict=True))
+        weights = {key: jnp.asarray(w) for key, w in base._weights.read().items()}
         check_gradients(weights, found)
         groups = enumerate(base.param_groups)
         ascending = {key for i, group in groups if group['maximize'] for key in base.group_names(i)}
@@ -177,14 +176,8 @@ class SAM(Node):
         factor = jnp.where(norm > 0, hp.radius / jnp.where(norm > 0, norm, 1.0), 0.0)
         perturbed = {key: weights[key] + factor * sizes[key] ** 2 * g for key, g in toward.items()}
         perturbed = {key: w.astype(weights[key].dtype) for key, w in perturbed.items()}
-
-        def scaled_loss() -> Any:
-            base.param_states.to_pytree_value()  # brainstate takes no gradient by what is not read
-            return base._scaled(loss())
-
         with base._weights.replaced(perturbed):
-            gradient: Any = brainstate.transform.grad(scaled_loss, base.param_states.to_pytree())
-            second = gradient()
+            second = base._gradient(lambda: base._scaled(loss()))
         base.update(second)
 
     # checkpoints
