@@ -18,6 +18,7 @@ __all__ = ['LRScheduler', 'Position', 'as_epoch', 'as_float', 'entry']
 
 Array = jax.Array
 Position = dict[str, Any]
+MANUAL = ('rate', 'reference')  # a rate set by hand, and the schedule's when it was set
 
 
 class LRScheduler(Node):
@@ -52,7 +53,7 @@ class LRScheduler(Node):
             raise ValueError(f'Invalid base_lr={base_lr!r}. Must be a number or a sequence of at least one.')
         self.base_lrs: tuple[Any, ...] = tuple(validate('base_lr', rate) for rate in rates)
         self.last_epoch = LongTermState(jnp.asarray(max(validate('last_epoch', last_epoch), 0), jnp.int32))
-        self.manual = LongTermState({'rate': as_float(1.0), 'reference': as_float(1.0)})
+        self.manual = LongTermState(as_float([1.0, 1.0]))  # as MANUAL says
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__:
@@ -96,7 +97,7 @@ class LRScheduler(Node):
     def rate(self, position: Position, base_lr: Any = None, group: int = 0) -> Array:
         """The rate at a position, a pure function of it."""
         scheduled = self.lr_at(self.epoch_at(position), base_lr, group)
-        rate, reference = position['manual']['rate'], position['manual']['reference']
+        rate, reference = (position['manual'][..., i] for i in range(2))
         scaled = scheduled / jnp.where(reference == 0, 1.0, reference) * rate
         return jnp.where(reference == 0, jnp.where(scheduled == 0, rate, scheduled), scaled)
 
@@ -104,7 +105,7 @@ class LRScheduler(Node):
         """Make ``value`` the rate from now on; the rest of the schedule is rescaled in proportion."""
         self._refuse_as_part()
         scheduled = self.lr_at(self.epoch_at(self.position()))
-        self.manual.value = {'rate': as_float(validate('lr', value)), 'reference': scheduled}
+        self.manual.value = jnp.stack(jnp.broadcast_arrays(as_float(validate('lr', value)), scheduled), axis=-1)
 
     def apply(self, apply_fn: Callable[[Any], Any]) -> None:
         """Set the rate to ``apply_fn`` of the present one."""
@@ -166,7 +167,7 @@ class LRScheduler(Node):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the schedule stands, as plain numbers."""
-        manual = {name: as_number(value) for name, value in self.manual.value.items()}
+        manual = {name: as_number(self.manual.value[..., i]) for i, name in enumerate(MANUAL)}
         return {'last_epoch': int(self.last_epoch.value), 'manual': manual, 'current_lrs': self.get_lr()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -180,14 +181,14 @@ class LRScheduler(Node):
             raise TypeError(f'Invalid state_dict={state_dict!r} of a {type(self).__name__}. Must be a mapping.')
         if missing := self.state_dict().keys() - state_dict.keys() - {'manual', 'current_lrs'}:
             raise MissingKeyError(f'The state_dict of a {type(self).__name__} must have {sorted(missing)}.')
-        manual = state_dict.get('manual', {'rate': 1.0, 'reference': 1.0})
-        if not isinstance(manual, Mapping) or manual.keys() != {'rate', 'reference'}:
+        manual = state_dict.get('manual', dict.fromkeys(MANUAL, 1.0))
+        if not isinstance(manual, Mapping) or manual.keys() != set(MANUAL):
             raise ValueError(f"Invalid manual={manual!r} of a state_dict. Must have 'rate' and 'reference'.")
         epoch = max(validate('last_epoch', state_dict['last_epoch']), 0)
         numbers = {name: validate(name, value, allowed=AT_LEAST_ZERO) for name, value in manual.items()}
         return {
             'last_epoch': jnp.asarray(epoch, jnp.int32),
-            'manual': {name: as_float(numbers[name]) for name in ('rate', 'reference')},
+            'manual': as_float([numbers[name] for name in MANUAL]),
         }
 
     def attach_optimizer(self, optimizer: Any) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from brainstate import LongTermState
+from jax.core import Tracer
 
 from braintools_optim.options import AT_LEAST_ONE, POSITIVE, validate
 from braintools_optim.schedulers.arguments import (
@@ -16,7 +18,7 @@ from braintools_optim.schedulers.arguments import (
     validate_per_group,
     validate_within,
 )
-from braintools_optim.schedulers.base import LRScheduler, entry
+from braintools_optim.schedulers.base import LRScheduler, Position, entry
 from braintools_optim.schedulers.curves import line, passed, power, ramp, root
 
 __all__ = [
@@ -74,6 +76,14 @@ class ConstantLR(LRScheduler):
 
     def formula(self, epoch: Array, base_lr: Any) -> Any:
         return base_lr * jnp.where(epoch < self.total_iters, self.factor, 1.0)
+
+    def sources(self) -> dict[str, LongTermState]:
+        """Without ``total_iters`` the epoch does not matter: an array less for every update."""
+        known = not isinstance(self.total_iters, Tracer)
+        return {'manual': self.manual} if known and self.total_iters == 0 else super().sources()
+
+    def epoch_at(self, position: Position) -> Any:
+        return position.get('epoch', 0)
 
 
 class StepLR(LRScheduler):
