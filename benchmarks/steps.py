@@ -5,6 +5,7 @@ Each returns its last weight to wait for: what one compiled function makes is re
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ import braintools_optim as bo
 __all__ = ['PEERS', 'MissingPeerError', 'chain', 'optax_update']
 
 Step = Callable[[], Any]
+value_of = operator.attrgetter('_value')  # without what brainstate does in reading it, which is no part of an update
 Gradients = dict[str, jax.Array]
 
 
@@ -44,7 +46,7 @@ def _ours(gradients: Gradients, clip: float | None, donate_weights: bool) -> Ste
 
     def step() -> Any:
         optimizer.update(gradients)
-        return last.value
+        return value_of(last)
 
     return step
 
@@ -144,7 +146,7 @@ def braintools(gradients: Gradients, clip: float | None) -> Step:
 
     def step() -> Any:
         optimizer.update(gradients)
-        return last.value
+        return value_of(last)
 
     return step
 
