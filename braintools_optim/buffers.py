@@ -14,26 +14,26 @@ __all__ = ['block_for', 'compiler_options', 'unshared']
 
 def unshared(donated: Any, others: Any) -> Any:
     """What is donated, with arrays whose buffer occurs twice or among ``others`` copied; itself if there are none."""
-    taken = {buffer_of(leaf) for leaf in jax.tree.leaves(others)}
+    taken = {buffer for leaf in jax.tree.leaves(others) for buffer in buffers_of(leaf)}
     leaves, structure = jax.tree.flatten(donated)
     own = []
     for leaf in leaves:
-        buffer = buffer_of(leaf)
-        own.append(leaf.copy() if buffer in taken and isinstance(leaf, jax.Array) else leaf)
-        taken.add(buffer)
+        buffers = buffers_of(leaf)
+        own.append(leaf.copy() if not taken.isdisjoint(buffers) and isinstance(leaf, jax.Array) else leaf)
+        taken.update(buffers)
     return donated if all(map(operator.is_, own, leaves)) else jax.tree.unflatten(structure, own)
 
 
-def buffer_of(leaf: Any) -> int:
-    """What tells buffers apart; two arrays may share one."""
+def buffers_of(leaf: Any) -> list[int]:
+    """What tells buffers apart, one on each device; two arrays may share one."""
     try:
-        return leaf.unsafe_buffer_pointer() or id(leaf)
+        return [leaf.unsafe_buffer_pointer() or id(leaf)]
     except (AttributeError, TypeError):  # no array of jax, or traced
-        return id(leaf)
+        return [id(leaf)]
     except jax.errors.JaxRuntimeError:
         if leaf.is_deleted():
             raise
-        return id(leaf)  # on several devices
+    return [buffer for shard in leaf.addressable_shards for buffer in buffers_of(shard.data)]
 
 
 IN_PLACE = {'xla_cpu_copy_insertion_use_region_analysis': True}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import compress
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
@@ -16,7 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.tree_util import tree_leaves
 
 from braintools_optim.buffers import block_for, compiler_options, unshared
-from braintools_optim.states import all_or_none, are_hooked, direct_values, is_traced, value_of, write
+from braintools_optim.states import all_or_none, are_hooked, is_traced, may_touch, read, write
 
 __all__ = ['donating', 'jit']
 
@@ -35,42 +35,48 @@ class Plan:
     forms: list[Any]  # of their values
     written: tuple[bool, ...]
     donated: tuple[bool, ...]
-    kept: tuple[bool, ...]  # the others
     block: int | None  # of temporary memory
     constants: list[Any]  # arrays that the compiled function holds
-    made: frozenset[int] = frozenset()  # the ids of the arrays that it made last, of States that are donated
-    known: list[int] = field(default_factory=list)  # the ids of the values of all States after that
+    made: list[int] | None = None  # the ids of what it made last of States that are donated, if written directly
+    arrays: frozenset[int] = frozenset()  # the ids of the arrays in that
     trusted: bool = False  # those were found not to share a buffer
 
-    def divided(self, values: Sequence[Any], args: Any, kwargs: Any) -> tuple[list[Any], list[Any]]:
-        """Of the values of the States those that are donated, with buffers of their own, and the others.
+    def __post_init__(self) -> None:
+        self.given = list(compress(self.states, self.donated))
+        self.kept = [state for state, donated in zip(self.states, self.donated, strict=True) if not donated]
+        self.targets = list(compress(self.states, self.written))
+        self.reused = list(compress(self.donated, self.written))  # which of what is written is donated next
 
-        To look at all buffers takes time, and is left out once what this function makes is known to share none. (An id
-        may be that of a new array by now; one that shares a buffer is refused by jax.)
+    def ready(self, args: Any, kwargs: Any) -> tuple[list[Any], list[Any]] | None:
+        """The values that are donated and the others, if States may be read directly and no buffer needs a look.
+
+        None does if all that is donated is what this function made last, that was found to share none, and none of it
+        is an argument or another State's by now. (Another array of the same buffer is refused by jax.)
         """
-        donated, kept = list(compress(values, self.donated)), list(compress(values, self.kept))
-        if self.trusted and list(map(id, values)) == self.known and self.shares_none((args, kwargs)):
-            return donated, kept
-        found, others = ids_of(donated), (kept, args, kwargs)
-        if not (self.trusted and found == self.made and self.shares_none(others)):
-            own = unshared(donated, (others, self.constants))
-            self.trusted = found == self.made and own is donated
-            donated = own
-        return donated, kept
+        if not (self.trusted and may_touch(self.states, are_plain=True)):
+            return None
+        donated, kept = read(self.given, direct=True), read(self.kept, direct=True)
+        alone = self.arrays.isdisjoint(map(id, tree_leaves((kept, args, kwargs))))
+        return (donated, kept) if alone and list(map(id, donated)) == self.made else None
 
-    def finish(self, values: Sequence[Any], direct: bool) -> None:
+    def divided(self, args: Any, kwargs: Any) -> tuple[list[Any], list[Any]]:
+        """The values that are donated, with buffers of their own, and the others."""
+        donated, kept = read(self.given, direct=False), read(self.kept, direct=False)
+        own = unshared(donated, (kept, args, kwargs, self.constants))
+        clean = own is donated and list(map(id, donated)) == self.made
+        self.trusted = clean and not any(map(is_spread, tree_leaves(donated)))  # jax breaks down where it refuses one
+        return own, kept
+
+    def finish(self, new: Sequence[Any], direct: bool) -> None:
         """Write what the function made."""
-        write(list(compress(self.states, self.written)), compress(values, self.written), direct)
-        self.known = list(map(id, map(value_of, self.states))) if direct else []
-        self.made = ids_of(list(compress(values, self.donated)))
-
-    def shares_none(self, others: Any) -> bool:
-        """Whether none of these is an array that the function made."""
-        return self.made.isdisjoint(ids_of(others))
+        write(self.targets, new, direct)
+        donated = list(compress(new, self.reused))
+        self.made = list(map(id, donated)) if direct else None
+        self.arrays = frozenset(map(id, tree_leaves(donated)))
 
 
-def ids_of(tree: Any) -> frozenset[int]:
-    return frozenset(map(id, tree_leaves(tree)))
+def is_spread(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
 
 
 def is_lost(leaf: Any) -> bool:
@@ -147,7 +153,8 @@ def donating(
         expected = current.get(stateful.get_arg_cache_key(*args, **kwargs))
         if expected != number or list(map(form, values)) != own.forms:
             raise StaleError
-        return stateful.jaxpr_call(values, *args, **kwargs)
+        new, result = stateful.jaxpr_call(values, *args, **kwargs)
+        return list(compress(new, own.written)), result
 
     run.__name__ = getattr(function, '__name__', 'run')
 
@@ -173,45 +180,44 @@ def donating(
             current[key] = same[0] if same else len(plans) - 1
         return current[key]
 
-    def attempt(number: int, values: Sequence[Any], args: Any, kwargs: Any, again: bool) -> Any:
-        """The new values of the States and the result; None if it is to be tried anew."""
-        own = plans[number]
-        try:
-            return compiled(own.block)(number, *own.divided(values, args, kwargs), *args, **kwargs)
-        except StaleError:
-            return None
-        except (jax.errors.JaxRuntimeError, ValueError):  # jax may have refused a buffer that occurs twice
-            may_share, own.trusted = own.trusted and not again, False
-            if not may_share or any(map(is_lost, jax.tree.leaves(values))):
-                raise
-            return None
-
     @functools.wraps(function)
     def jitted(*args: Any, **kwargs: Any) -> Any:
-        direct = direct_values(plans[0].states, plans[0].known) if len(plans) == 1 else None
-        if (direct is None and is_traced()) or config.jax_disable_jit:
+        # if it is not the right plan, that is seen where jax compiles anew
+        passed = plans[0].ready(args, kwargs) if len(plans) == 1 and not config.jax_disable_jit else None
+        if passed is not None:
+            own = plans[0]
+            try:
+                new, result = compiled(own.block)(0, *passed, *args, **kwargs)
+            except StaleError:
+                pass
+            except (TypeError, ValueError, jax.errors.JaxRuntimeError):  # a buffer may have been refused
+                if not own.made or any(map(is_lost, jax.tree.leaves(passed))):
+                    raise
+            else:
+                own.finish(new, direct=True)
+                return result
+        if is_traced() or config.jax_disable_jit:
             return plain(*args, **kwargs)
-        number = 0 if direct is not None else find(args, kwargs)
-        for again in (False, True):
+        number = find(args, kwargs)
+        for _ in range(2):
             own = plans[number]
-            direct = direct_values(own.states) if direct is None else direct
-            if direct is None and are_hooked(own.states):
+            direct = may_touch(own.states)
+            if not direct and are_hooked(own.states):
                 with all_or_none(own.states):
                     return plain(*args, **kwargs)
-            values = [state.value for state in own.states] if direct is None else direct
-            returned = attempt(number, values, args, kwargs, again)
-            if returned is not None:
-                new, result = returned
-                own.finish(new, direct is not None)
+            try:
+                new, result = compiled(own.block)(number, *own.divided(args, kwargs), *args, **kwargs)
+            except StaleError:
+                number = find(args, kwargs, renew=True)
+            else:
+                own.finish(new, direct)
                 return result
-            number, direct = find(args, kwargs, renew=True), None
         return plain(*args, **kwargs)
 
     def lower(*args: Any, **kwargs: Any) -> Any:
         number = find(args, kwargs, renew=True)
         own = plans[number]
-        values = [state.value for state in own.states]
-        return compiled(own.block).lower(number, *own.divided(values, args, kwargs), *args, **kwargs)
+        return compiled(own.block).lower(number, *own.divided(args, kwargs), *args, **kwargs)
 
     def clear_cache() -> None:
         plain.clear_cache()
@@ -232,8 +238,7 @@ def plan(trace: Any, jaxpr: ClosedJaxpr, new_values: Sequence[Any], wanted: Want
     entries = zip(states, written, forms, map(form, new_values), strict=True)
     donated = tuple(write and not may_fail and old == new and wanted(s) for s, write, old, new in entries)
     block = block_for([size(v.aval) for own in inner for equation in own.eqns for v in equation.outvars])
-    kept = tuple(not chosen for chosen in donated)
-    return Plan(states, forms, written, donated, kept, block, [constant for own in inner for constant in own.consts])
+    return Plan(states, forms, written, donated, block, [constant for own in inner for constant in own.consts])
 
 
 def alike(a: Plan, b: Plan) -> bool:

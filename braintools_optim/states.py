@@ -12,20 +12,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import brainstate
-import brainunit
-import jax
 import jax.numpy as jnp
 from brainstate import GlobalHookRegistry
 from brainstate._state import TRACE_CONTEXT  # there is no public name for "is a transformation active?"
-from jax.core import Tracer
 from jax.extend.core import get_opaque_trace_state
 
-from braintools_optim.options import Packed
-
-__all__ = ['all_or_none', 'are_hooked', 'direct_values', 'inside_transformation', 'is_traced', 'write']
+__all__ = ['all_or_none', 'are_hooked', 'inside_transformation', 'is_traced', 'may_touch', 'read', 'write']
 
 jax_trace: Any = get_opaque_trace_state
 TOP_LEVEL = jax_trace('nnx')
+HOOKS_OF_ALL: Any = GlobalHookRegistry.instance()
 HARMLESS = {'__abstractmethods__', '__annotations__', '__doc__', '__firstlineno__', '__init__', '__module__'}
 HARMLESS |= {'__orig_bases__', '__parameters__', '__static_attributes__', '_abc_impl'}
 value_of, has_hooks = operator.attrgetter('_value'), operator.attrgetter('_hooks_manager._has_hooks')
@@ -65,25 +61,23 @@ def is_plain(kind: Any) -> bool:
     return overridden <= HARMLESS and is_as_known()
 
 
-@functools.cache
-def is_present(kind: Any) -> bool:
-    """Whether what is of this kind is a value; others may stand for one that cannot be read."""
-    return issubclass(kind, (jax.Array, dict, brainunit.Quantity, Packed)) and not issubclass(kind, Tracer)
+def may_touch(states: Sequence[brainstate.State], are_plain: bool = False) -> bool:
+    """Whether States may be read and written directly now; they are known to be plain or looked at.
 
-
-def direct_values(states: Sequence[brainstate.State], known: Sequence[int] = ()) -> list[Any] | None:
-    """The values of States that may be read and written directly; None if one may not, or in a transformation.
-
-    They are looked at unless they are those with ``known`` ids: that is what they had after they were written directly.
+    They may in no transformation, nor if hooks or checks of brainstate's see what is read and written. A value may be
+    one that ``State.value`` refuses to give: jax takes it for no argument.
     """
-    checks = TRACE_CONTEXT.state_stack or TRACE_CONTEXT.tree_check[-1] or TRACE_CONTEXT.jax_tracer_check[-1]
-    if checks or jax_trace('nnx') != TOP_LEVEL or GlobalHookRegistry.instance().has_hooks():
-        return None
-    if not (known or all(map(is_plain, set(map(type, states))))) or any(map(has_hooks, states)):
-        return None
-    values = list(map(value_of, states))
-    present = known == list(map(id, values)) or all(map(is_present, set(map(type, values))))
-    return values if present else None
+    here = TRACE_CONTEXT
+    if here.state_stack or here.tree_check[-1] or here.jax_tracer_check[-1] or jax_trace('nnx') != TOP_LEVEL:
+        return False
+    if HOOKS_OF_ALL._has_hooks or any(map(has_hooks, states)):
+        return False
+    return are_plain or all(map(is_plain, set(map(type, states))))
+
+
+def read(states: Iterable[brainstate.State], direct: bool) -> list[Any]:
+    """The values of States."""
+    return list(map(value_of, states)) if direct else [state.value for state in states]
 
 
 def write(states: Sequence[brainstate.State], values: Iterable[Any], direct: bool) -> None:
@@ -101,7 +95,7 @@ def write(states: Sequence[brainstate.State], values: Iterable[Any], direct: boo
 
 def are_hooked(states: Iterable[brainstate.State]) -> bool:
     """Whether hooks see how these States are read and written, which they may refuse."""
-    if GlobalHookRegistry.instance().has_hooks():  # which are to see no State that is tried out
+    if HOOKS_OF_ALL.has_hooks():  # which are to see no State that is tried out
         return True
     return any(map(has_hooks if is_as_known() else brainstate.State.has_hooks, states))
 

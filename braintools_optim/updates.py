@@ -21,7 +21,7 @@ from braintools_optim.options import Hyperparameters, validate
 from braintools_optim.precision import compute_dtype
 from braintools_optim.rule import Rule, TreeRule
 from braintools_optim.settings import OptimState, Settings, frozen_names
-from braintools_optim.states import are_hooked, direct_values, inside_transformation, is_traced, write
+from braintools_optim.states import are_hooked, inside_transformation, is_traced, may_touch, read, write
 from braintools_optim.step import MANY, Memory, check_gradients, step
 from braintools_optim.treatment import Treatment
 from braintools_optim.units import warn_of_mixed_norms
@@ -88,22 +88,23 @@ class Updates(Rule):
         if self.metrics_state is not None:
             written.append(self.metrics_state)
         states = [*written, self.settings.values, *self.settings.sources()]
-        direct = direct_values(states)
-        memory, *values = [state.value for state in states] if direct is None else direct
-        if direct is None and is_traced():
+        direct = may_touch(states)
+        memory, *values = read(states, direct)
+        if not direct and is_traced():
             run = self._step
         else:
             # what a hook may refuse to write is not donated
-            donated = () if direct is None and are_hooked(written) else (0, 1) if self.donate_weights else (0,)
+            donated = () if not direct and are_hooked(written) else (0, 1) if self.donate_weights else (0,)
             run = self._compiled[donated]
         own, others = values[: len(weights)], values[len(weights) :]
         try:
             memory, own, others, finite = run(memory, own, grads, others, extra, (loss_unit, partial, dynamic), scaling)
-        except TypeError:  # if it was jax that did not take a gradient, an error that names it
+        except TypeError:  # if it was jax that did not take a value or a gradient, an error that names it
+            own = [state.value for state in weights]
             found, _ = self._weights.match(grads, loss_unit, partial, self.settings.frozen)
             check_gradients(self._weights.leaves(own), found)
             raise
-        write(written, [memory, *own, *others], direct is not None)
+        write(written, [memory, *own, *others], direct)
         if finite is not None:
             self._raise_unless(finite, grads)
 

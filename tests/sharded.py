@@ -1,4 +1,4 @@
-"""With two devices: the recipe of docs/checkpoints.md restores to another sharding, and saves in the background."""
+"""With two devices: docs/checkpoints.md restores to another sharding, saves in the background; jit shares no buffer."""
 
 from __future__ import annotations
 
@@ -77,4 +77,25 @@ memory = optimizer.opt_state.value
 memory['exp_avg']['w'] = jax.device_put(memory['exp_avg']['w'], over)
 optimizer.load(f'{sys.argv[1]}/half.npz')
 assert optimizer.opt_state.value['exp_avg']['w'].sharding == over
+# what shares a buffer on several devices is copied before it is donated: jax breaks down where it refuses one
+w, read_only = (brainstate.ParamState(jax.device_put(jnp.arange(8.0), over)) for _ in range(2))
+
+
+@bo.jit
+def double(x: Any) -> Any:
+    w.value = w.value + x
+    return read_only.value * 2
+
+
+for i in range(8):
+    before = np.array(w.value)
+    buffers = [shard.data for shard in w.value.addressable_shards]
+    same = w.value if i == 4 else jax.make_array_from_single_device_arrays((8,), over, buffers)
+    if i == 6:
+        read_only.value = same
+    x = same if i in (4, 5) else jax.device_put(before, over)
+    result = double(x)
+    assert np.array_equal(w.value, 2 * before)
+    assert np.array_equal(x, before)
+    assert np.array_equal(result, 2 * read_only.value)
 print('done', jax.device_count())

@@ -63,7 +63,7 @@ def test_runs_go_on_in_another_process(tmp_path: Path) -> None:
     assert run(resuming, 'resume', tmp_path) == [f'{name} goes on' for name, _ in resuming.runs()]
 
 
-def test_orbax_saves_meanwhile_and_restores_to_another_sharding(tmp_path: Path) -> None:
+def test_on_two_devices(tmp_path: Path) -> None:
     flags = '--xla_force_host_platform_device_count=2'
     assert run(Path(__file__).with_name('sharded.py'), tmp_path, XLA_FLAGS=flags) == ['done 2']
 

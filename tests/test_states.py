@@ -15,7 +15,7 @@ import pytest
 from brainstate import GlobalHookRegistry, transform
 
 import braintools_optim as bo
-from braintools_optim.states import direct_values, is_as_known, is_plain, write
+from braintools_optim.states import is_as_known, is_plain, may_touch, read, write
 
 G = {'w': jnp.array([1.0, -2.0]), 'b': jnp.array([4.0])}
 
@@ -195,8 +195,8 @@ def test_a_write_leaves_what_that_of_brainstate_leaves() -> None:
         ours, theirs = ({k: v for k, v in vars(state).items() if k not in own} for state in (direct, usual))
         assert ours.keys() == theirs.keys()
         assert all(ours[name] is theirs[name] for name in ours)
-        (value,) = direct_values([direct]) or [None]
-        assert value is new
+        assert may_touch([direct])
+        assert read([direct], direct=True)[0] is read([usual], direct=False)[0] is new
         assert is_plain(kind)
 
 
@@ -219,12 +219,20 @@ def test_a_brainstate_with_other_hooks_is_asked(monkeypatch: pytest.MonkeyPatch)
     assert not is_as_known.__wrapped__()
 
 
-def test_a_state_of_a_finished_trace_says_so() -> None:
+@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize('calls', [0, 3])
+def test_a_state_of_a_finished_trace_says_so(calls: int, way: str) -> None:
     w = brainstate.ParamState(jnp.ones(2))
     optimizer = bo.SGD(lr=0.25).register_trainable_weights({'w': w})
+    run = WAYS[way](lambda: optimizer.update({'w': G['w']}))
+    for _ in range(calls):
+        run()
     w._invalidate_trace_value()
     with pytest.raises(Exception, match='was created inside a traced function'):
-        optimizer.update({'w': G['w']})
+        run()
+    w.value = jnp.ones(2)
+    run()
+    np.testing.assert_array_equal(w.value, 1 - 0.25 * G['w'])
 
 
 def test_checks_of_brainstate_are_made() -> None:
