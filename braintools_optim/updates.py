@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from braintools_optim import evaluation
-from braintools_optim.buffers import compiler_options
+from braintools_optim.buffers import compiler_options, unshared
 from braintools_optim.diagnosis import Diagnosis
 from braintools_optim.donation import donating
 from braintools_optim.groups import Group
@@ -90,13 +90,14 @@ class Updates(Rule):
         states = [*written, self.settings.values, *self.settings.sources()]
         direct = may_touch(states)
         memory, *values = read(states, direct)
+        own, others = values[: len(weights)], values[len(weights) :]
         if not direct and is_traced():
             run = self._step
         else:
             # what a hook may refuse to write is not donated
             donated = () if not direct and are_hooked(written) else (0, 1) if self.donate_weights else (0,)
             run = self._compiled[donated]
-        own, others = values[: len(weights)], values[len(weights) :]
+            own = unshared(own, grads) if donated == (0, 1) else own
         try:
             memory, own, others, finite = run(memory, own, grads, others, extra, (loss_unit, partial, dynamic), scaling)
         except TypeError:  # if it was jax that did not take a value or a gradient, an error that names it

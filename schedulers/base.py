@@ -18,7 +18,6 @@ __all__ = ['LRScheduler', 'Position', 'as_epoch', 'as_float', 'entry']
 
 Array = jax.Array
 Position = dict[str, Any]
-MANUAL = ('rate', 'reference')  # a rate set by hand, and the schedule's when it was set
 
 
 class LRScheduler(Node):
@@ -53,7 +52,7 @@ class LRScheduler(Node):
             raise ValueError(f'Invalid base_lr={base_lr!r}. Must be a number or a sequence of at least one.')
         self.base_lrs: tuple[Any, ...] = tuple(validate('base_lr', rate) for rate in rates)
         self.last_epoch = LongTermState(jnp.asarray(max(validate('last_epoch', last_epoch), 0), jnp.int32))
-        self.manual = LongTermState(as_float([1.0, 1.0]))  # as MANUAL says
+        self.manual = LongTermState({'rate': as_float(1.0), 'reference': as_float(1.0)})
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__:
@@ -97,7 +96,7 @@ class LRScheduler(Node):
     def rate(self, position: Position, base_lr: Any = None, group: int = 0) -> Array:
         """The rate at a position, a pure function of it."""
         scheduled = self.lr_at(self.epoch_at(position), base_lr, group)
-        rate, reference = (position['manual'][..., i] for i in range(2))
+        rate, reference = position['manual']['rate'], position['manual']['reference']
         scaled = scheduled / jnp.where(reference == 0, 1.0, reference) * rate
         return jnp.where(reference == 0, jnp.where(scheduled == 0, rate, scheduled), scaled)
 
@@ -105,7 +104,9 @@ class LRScheduler(Node):
         """Make ``value`` the rate from now on; the rest of the schedule is rescaled in proportion."""
         self._refuse_as_part()
         scheduled = self.lr_at(self.epoch_at(self.position()))
-        self.manual.value = jnp.stack(jnp.broadcast_arrays(as_float(validate('lr', value)), scheduled), axis=-1)
+        # by way of one array, so that vmap maps both or none
+        rate, reference = jnp.stack(jnp.broadcast_arrays(as_float(validate('lr', value)), scheduled))
+        self.manual.value = {'rate': rate, 'reference': reference}
 
     def apply(self, apply_fn: Callable[[Any], Any]) -> None:
         """Set the rate to ``apply_fn`` of the present one."""
@@ -167,7 +168,7 @@ class LRScheduler(Node):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the schedule stands, as plain numbers."""
-        manual = {name: as_number(self.manual.value[..., i]) for i, name in enumerate(MANUAL)}
+        manual = {name: as_number(value) for name, value in self.manual.value.items()}
         return {'last_epoch': int(self.last_epoch.value), 'manual': manual, 'current_lrs': self.get_lr()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -181,14 +182,14 @@ class LRScheduler(Node):
             raise TypeError(f'Invalid state_dict={state_dict!r} of a {type(self).__name__}. Must be a mapping.')
         if missing := self.state_dict().keys() - state_dict.keys() - {'manual', 'current_lrs'}:
             raise MissingKeyError(f'The state_dict of a {type(self).__name__} must have {sorted(missing)}.')
-        manual = state_dict.get('manual', dict.fromkeys(MANUAL, 1.0))
-        if not isinstance(manual, Mapping) or manual.keys() != set(MANUAL):
+        manual = state_dict.get('manual', {'rate': 1.0, 'reference': 1.0})
+        if not isinstance(manual, Mapping) or manual.keys() != {'rate', 'reference'}:
             raise ValueError(f"Invalid manual={manual!r} of a state_dict. Must have 'rate' and 'reference'.")
         epoch = max(validate('last_epoch', state_dict['last_epoch']), 0)
         numbers = {name: validate(name, value, allowed=AT_LEAST_ZERO) for name, value in manual.items()}
         return {
             'last_epoch': jnp.asarray(epoch, jnp.int32),
-            'manual': as_float([numbers[name] for name in MANUAL]),
+            'manual': {name: as_float(numbers[name]) for name in ('rate', 'reference')},
         }
 
     def attach_optimizer(self, optimizer: Any) -> None:

@@ -25,7 +25,7 @@ def as_part(name: str, schedule: Any) -> LRScheduler:
         raise ValueError(f'Invalid {name}={schedule!r}. Must not cycle the momentum, which only the outermost can.')
     position = schedule.position()
     epoch, manual = schedule.epoch_at(position), position['manual']
-    moved = (epoch != 0) | (manual[0] != manual[1])
+    moved = (epoch != 0) | (manual['rate'] != manual['reference'])
     if not isinstance(moved, Tracer) and moved:
         raise ValueError(
             f'Invalid {name}={schedule!r}. Must be at epoch 0, its rate not set by hand: '

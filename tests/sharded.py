@@ -98,4 +98,11 @@ for i in range(8):
     assert np.array_equal(w.value, 2 * before)
     assert np.array_equal(x, before)
     assert np.array_equal(result, 2 * read_only.value)
+
+adam = bo.Adam(0.1).register_trainable_weights({'w': w, 'v': read_only})
+adam.donate_weights = True
+read_only.value = w.value
+for _ in range(2):
+    adam.update({'w': w.value, 'v': w.value})
+    assert np.array_equal(w.value, read_only.value)
 print('done', jax.device_count())

@@ -258,6 +258,22 @@ def test_the_memory_is_donated_and_the_weights_are_not() -> None:
     assert np.isfinite(states[('scale',)].value)
 
 
+@pytest.mark.parametrize('share', [lambda x: x, lambda x: jax.device_put(x, jax.devices()[0])], ids=['same', 'another'])
+def test_donated_weights_may_share_a_buffer(share: Callable[[Any], Any]) -> None:
+    """With each other, or with a gradient, which is kept."""
+    zero = jnp.zeros(2)
+    states = {'a': brainstate.ParamState(zero), 'b': brainstate.ParamState(share(zero))}
+    opt = bo.SGD(0.5).register_trainable_weights(states)
+    opt.donate_weights = True
+    opt.update({'a': jnp.ones(2), 'b': -jnp.ones(2)})
+    np.testing.assert_array_equal(states['a'].value, [-0.5, -0.5])
+    g = {'a': share(states['b'].value), 'b': share(states['b'].value)}
+    opt.update(g)
+    np.testing.assert_array_equal(states['a'].value, [-0.75, -0.75])
+    np.testing.assert_array_equal(states['b'].value, [0.25, 0.25])
+    np.testing.assert_array_equal(g['a'], [0.5, 0.5])
+
+
 def test_weights_added_later_start_their_own_memory() -> None:
     w, late = brainstate.ParamState(jnp.zeros(1)), brainstate.ParamState(jnp.zeros(1))
     opt = bo.Adam(lr=0.1).register_trainable_weights({'w': w})
