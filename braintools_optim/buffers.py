@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.tree_util import tree_leaves
 
-__all__ = ['block_for', 'compiler_options', 'unshared']
+__all__ = ['Made', 'block_for', 'compiler_options', 'unshared']
 
 
 def unshared(donated: Any, others: Any) -> Any:
@@ -34,6 +35,39 @@ def buffers_of(leaf: Any) -> list[int]:
         if leaf.is_deleted():
             raise
     return [buffer for shard in leaf.addressable_shards for buffer in buffers_of(shard.data)]
+
+
+def is_spread(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
+
+
+class Made:
+    """What a compiled function made last, to be donated to its next call, and whether that shares a buffer.
+
+    To look at all buffers takes time: it is left out while ids tell that nothing has changed since none was shared.
+    Another array of the same buffer is refused by jax then, before anything has run.
+    """
+
+    def __init__(self) -> None:
+        self.values: list[int] | None = None
+        self.arrays: frozenset[int] = frozenset()
+        self.trusted = False
+
+    def is_alone(self, donated: list[Any], others: Any) -> bool:
+        """Whether it is this that is donated, found to share no buffer, and none of it is among ``others``."""
+        unused = self.trusted and self.arrays.isdisjoint(map(id, tree_leaves(others)))
+        return unused and list(map(id, donated)) == self.values
+
+    def separated(self, donated: list[Any], others: Any) -> list[Any]:
+        """What is donated, with buffers of its own."""
+        own: list[Any] = unshared(donated, others)
+        clean = own is donated and list(map(id, donated)) == self.values
+        self.trusted = clean and not any(map(is_spread, tree_leaves(donated)))  # jax breaks down where it refuses one
+        return own
+
+    def remember(self, values: list[Any]) -> None:
+        """This has been made now."""
+        self.values, self.arrays = list(map(id, values)), frozenset(map(id, tree_leaves(values)))
 
 
 IN_PLACE = {'xla_cpu_copy_insertion_use_region_analysis': True}

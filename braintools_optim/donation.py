@@ -13,9 +13,8 @@ import brainstate
 import jax
 from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr
-from jax.tree_util import tree_leaves
 
-from braintools_optim.buffers import block_for, compiler_options, unshared
+from braintools_optim.buffers import Made, block_for, compiler_options
 from braintools_optim.states import all_or_none, are_hooked, is_traced, may_touch, read, write
 
 __all__ = ['donating', 'jit']
@@ -37,46 +36,31 @@ class Plan:
     donated: tuple[bool, ...]
     block: int | None  # of temporary memory
     constants: list[Any]  # arrays that the compiled function holds
-    made: list[int] | None = None  # the ids of what it made last of States that are donated, if written directly
-    arrays: frozenset[int] = frozenset()  # the ids of the arrays in that
-    trusted: bool = False  # those were found not to share a buffer
 
     def __post_init__(self) -> None:
+        self.made = Made()
         self.given = list(compress(self.states, self.donated))
         self.kept = [state for state, donated in zip(self.states, self.donated, strict=True) if not donated]
         self.targets = list(compress(self.states, self.written))
         self.reused = list(compress(self.donated, self.written))  # which of what is written is donated next
 
     def ready(self, args: Any, kwargs: Any) -> tuple[list[Any], list[Any]] | None:
-        """The values that are donated and the others, if States may be read directly and no buffer needs a look.
-
-        None does if all that is donated is what this function made last, that was found to share none, and none of it
-        is an argument or another State's by now. (Another array of the same buffer is refused by jax.)
-        """
-        if not (self.trusted and may_touch(self.states, are_plain=True)):
+        """The values that are donated and the others, if States may be read directly and no buffer needs a look."""
+        if not (self.made.trusted and may_touch(self.states, are_plain=True)):
             return None
         donated, kept = read(self.given, direct=True), read(self.kept, direct=True)
-        alone = self.arrays.isdisjoint(map(id, tree_leaves((kept, args, kwargs))))
-        return (donated, kept) if alone and list(map(id, donated)) == self.made else None
+        return (donated, kept) if self.made.is_alone(donated, (kept, args, kwargs)) else None
 
     def divided(self, args: Any, kwargs: Any) -> tuple[list[Any], list[Any]]:
         """The values that are donated, with buffers of their own, and the others."""
         donated, kept = read(self.given, direct=False), read(self.kept, direct=False)
-        own = unshared(donated, (kept, args, kwargs, self.constants))
-        clean = own is donated and list(map(id, donated)) == self.made
-        self.trusted = clean and not any(map(is_spread, tree_leaves(donated)))  # jax breaks down where it refuses one
-        return own, kept
+        return self.made.separated(donated, (kept, args, kwargs, self.constants)), kept
 
     def finish(self, new: Sequence[Any], direct: bool) -> None:
         """Write what the function made."""
         write(self.targets, new, direct)
-        donated = list(compress(new, self.reused))
-        self.made = list(map(id, donated)) if direct else None
-        self.arrays = frozenset(map(id, tree_leaves(donated)))
-
-
-def is_spread(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
+        if direct:
+            self.made.remember(list(compress(new, self.reused)))
 
 
 def is_lost(leaf: Any) -> bool:
@@ -191,7 +175,7 @@ def donating(
             except StaleError:
                 pass
             except (TypeError, ValueError, jax.errors.JaxRuntimeError):  # a buffer may have been refused
-                if not own.made or any(map(is_lost, jax.tree.leaves(passed))):
+                if not own.given or any(map(is_lost, jax.tree.leaves(passed))):
                     raise
             else:
                 own.finish(new, direct=True)

@@ -15,6 +15,7 @@ from jax.core import Tracer
 
 from braintools_optim import checkpoint, conversion, evaluation
 from braintools_optim.attributes import OptimizerMeta, admitted
+from braintools_optim.buffers import Made
 from braintools_optim.diagnosis import Diagnosis
 from braintools_optim.groups import Group, ParamGroup, divided
 from braintools_optim.learning_rate import LearningRate, Scheduled
@@ -158,6 +159,7 @@ class Optimizer(Updates, Scheduled, Node, metaclass=OptimizerMeta):
         self._warned_of_units = False
         self._compiled: dict[tuple[int, ...], Callable[..., Any]] = {}
         self._jitted = Functions()
+        self._made = Made()
         self.settings = settings  # last: from here on assigning an option goes through it
 
     # weights and groups

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from braintools_optim import evaluation
-from braintools_optim.buffers import compiler_options, unshared
+from braintools_optim.buffers import Made, compiler_options
 from braintools_optim.diagnosis import Diagnosis
 from braintools_optim.donation import donating
 from braintools_optim.groups import Group
@@ -48,6 +48,7 @@ class Updates(Rule):
     _treatment: Treatment
     _warned_of_units: bool
     _compiled: dict[tuple[int, ...], Callable[..., Any]]
+    _made: Made
     _jitted: Functions
 
     def _compile(self) -> None:
@@ -91,13 +92,15 @@ class Updates(Rule):
         direct = may_touch(states)
         memory, *values = read(states, direct)
         own, others = values[: len(weights)], values[len(weights) :]
+        donated: tuple[int, ...] = ()
         if not direct and is_traced():
             run = self._step
         else:
             # what a hook may refuse to write is not donated
             donated = () if not direct and are_hooked(written) else (0, 1) if self.donate_weights else (0,)
             run = self._compiled[donated]
-            own = unshared(own, grads) if donated == (0, 1) else own
+            if donated == (0, 1) and not self._made.is_alone(own, grads):
+                own = self._made.separated(own, grads)
         try:
             memory, own, others, finite = run(memory, own, grads, others, extra, (loss_unit, partial, dynamic), scaling)
         except TypeError:  # if it was jax that did not take a value or a gradient, an error that names it
@@ -106,6 +109,8 @@ class Updates(Rule):
             check_gradients(self._weights.leaves(own), found)
             raise
         write(written, [memory, *own, *others], direct)
+        if donated == (0, 1):
+            self._made.remember(own)
         if finite is not None:
             self._raise_unless(finite, grads)
 
