@@ -104,7 +104,7 @@ class Updates(Rule):
         try:
             memory, own, others, finite = run(memory, own, grads, others, extra, (loss_unit, partial, dynamic), scaling)
         except TypeError:  # if it was jax that did not take a value or a gradient, an error that names it
-            own = [state.value for state in weights]
+            own = read(states, direct=False)[1 : len(weights) + 1]
             found, _ = self._weights.match(grads, loss_unit, partial, self.settings.frozen)
             check_gradients(self._weights.leaves(own), found)
             raise

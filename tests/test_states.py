@@ -221,18 +221,21 @@ def test_a_brainstate_with_other_hooks_is_asked(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('calls', [0, 3])
-def test_a_state_of_a_finished_trace_says_so(calls: int, way: str) -> None:
+@pytest.mark.parametrize('which', ['weight', 'memory'])
+def test_a_state_of_a_finished_trace_says_so(which: str, calls: int, way: str) -> None:
     w = brainstate.ParamState(jnp.ones(2))
     optimizer = bo.SGD(lr=0.25).register_trainable_weights({'w': w})
     run = WAYS[way](lambda: optimizer.update({'w': G['w']}))
     for _ in range(calls):
         run()
-    w._invalidate_trace_value()
+    state = {'weight': w, 'memory': optimizer.opt_state}[which]
+    before = state.value
+    state._invalidate_trace_value()
     with pytest.raises(Exception, match='was created inside a traced function'):
         run()
-    w.value = jnp.ones(2)
+    state.value = before
     run()
-    np.testing.assert_array_equal(w.value, 1 - 0.25 * G['w'])
+    np.testing.assert_array_equal(w.value, 1 - (calls + 1) * 0.25 * G['w'])
 
 
 def test_checks_of_brainstate_are_made() -> None:
