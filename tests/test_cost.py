@@ -72,7 +72,7 @@ def test_options_of_the_compiler_are_those_that_it_knows() -> None:
     assert not is_known('xla_cpu_no_such_option', True)
 
 
-@thinned(LEAFWISE, 'rule')
+@thinned(LEAFWISE, 'rule', 6)
 def test_many_leaves_are_updated_as_few_are(rule: type[bo.Optimizer]) -> None:
     """Among many, numbers reach the leaves another way, and XLA compiles in another."""
     few = {'a': jnp.array([0.5, -1.5]), 'b': jnp.arange(6.0).reshape(2, 3) - 2.5, 'c': jnp.array([2.0])}
