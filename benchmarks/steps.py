@@ -1,11 +1,11 @@
 """One step of Adam, by this library and by its peers, on the same weights and gradients.
 
-Each returns its last weight to wait for: what one compiled function makes is ready at once.
+Each returns its last weight to wait for: what one compiled function makes is ready at once. That is got without
+brainstate's way of reading a State, which is no part of an update.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +16,11 @@ import numpy as np
 import optax
 
 import braintools_optim as bo
+from braintools_optim.states import value_of
 
 __all__ = ['PEERS', 'MissingPeerError', 'chain', 'optax_update']
 
 Step = Callable[[], Any]
-value_of = operator.attrgetter('_value')  # without what brainstate does in reading it, which is no part of an update
 Gradients = dict[str, jax.Array]
 
 

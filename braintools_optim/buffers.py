@@ -60,6 +60,8 @@ class Made:
 
     def separated(self, donated: list[Any], others: Any) -> list[Any]:
         """What is donated, with buffers of its own."""
+        if self.is_alone(donated, others):
+            return donated
         own: list[Any] = unshared(donated, others)
         clean = own is donated and list(map(id, donated)) == self.values
         self.trusted = clean and not any(map(is_spread, tree_leaves(donated)))  # jax breaks down where it refuses one

@@ -177,6 +177,7 @@ def donating(
             except (TypeError, ValueError, jax.errors.JaxRuntimeError):  # a buffer may have been refused
                 if not own.given or any(map(is_lost, jax.tree.leaves(passed))):
                     raise
+                own.made.trusted = False
             else:
                 own.finish(new, direct=True)
                 return result

@@ -99,8 +99,7 @@ class Updates(Rule):
             # what a hook may refuse to write is not donated
             donated = () if not direct and are_hooked(written) else (0, 1) if self.donate_weights else (0,)
             run = self._compiled[donated]
-            if donated == (0, 1) and not self._made.is_alone(own, grads):
-                own = self._made.separated(own, grads)
+            own = self._made.separated(own, grads) if donated == (0, 1) else own
         try:
             memory, own, others, finite = run(memory, own, grads, others, extra, (loss_unit, partial, dynamic), scaling)
         except TypeError:  # if it was jax that did not take a value or a gradient, an error that names it

@@ -15,7 +15,7 @@ from brainstate import transform
 from compiling import compilations
 
 import braintools_optim as bo
-from braintools_optim import donation
+from braintools_optim import buffers, donation
 from braintools_optim.buffers import block_for, compiler_options
 
 N = 5
@@ -435,6 +435,23 @@ def test_what_shares_a_buffer_later_is_noticed(
     for ours, theirs in zip(*(jax.tree.leaves(run(jit)) for jit in (bo.jit, transform.jit)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert share(X) is not X or not capfd.readouterr().err
+
+
+def test_buffers_that_are_known_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many forms of the arguments a function has been given."""
+    own, looks = states(), list[Any]()
+    monkeypatch.setattr(buffers, 'buffers_of', lambda leaf, look=buffers.buffers_of: looks.append(leaf) or look(leaf))
+
+    @bo.jit
+    def add_to_one(x: Any) -> None:
+        one = own['a' if x.ndim else 'b']
+        one.value = one.value + x
+
+    for x in [X] * 3 + [X[1]] * 3:
+        add_to_one(x)
+    looked = len(looks)
+    add_to_one(x)
+    assert 0 < looked == len(looks)
 
 
 def test_an_error_after_many_calls_is_the_functions_own_and_loses_nothing() -> None:
