@@ -1,14 +1,12 @@
 """Stateful optimizers for brainstate models in JAX."""
 
-from braintools_optim import constraints, files, schedulers
-from braintools_optim.clipping import global_norm
+from braintools_optim import constraints, files, options, schedulers
+from braintools_optim.compiled.jit import jit
 from braintools_optim.constraints import Constraint
-from braintools_optim.donation import jit
+from braintools_optim.learning_rate import Rate
 from braintools_optim.loss_scale import DynamicLossScale
-from braintools_optim.optax_optimizer import OptaxOptimizer, to_optax
 from braintools_optim.optimizer import Optimizer
-from braintools_optim.options import Decay, Hyperparameters
-from braintools_optim.rule import Rule
+from braintools_optim.options import Decay, Hyperparameters, option
 from braintools_optim.rules import (
     ADOPT,
     ASGD,
@@ -54,6 +52,8 @@ from braintools_optim.rules import (
     Yogi,
 )
 from braintools_optim.rules.matrix import hidden_matrix
+from braintools_optim.rules.optax import OptaxOptimizer, to_optax
+from braintools_optim.rules.shared_options import SharedOptions
 from braintools_optim.schedulers import (
     ChainedScheduler,
     ConstantLR,
@@ -80,10 +80,12 @@ from braintools_optim.schedulers import (
     WarmupScheduler,
     WarmupStableDecay,
 )
-from braintools_optim.selection import Predicate, usual_exclusions
 from braintools_optim.settings import OptimState
-from braintools_optim.shared_options import SharedOptions
-from braintools_optim.weights import UniqueStateManager
+from braintools_optim.step.clipping import global_norm
+from braintools_optim.step.rule import GroupRule, RealGroupRule, Rule
+from braintools_optim.step.stage import Leaf, Stage
+from braintools_optim.weights.predicates import Predicate, usual_exclusions
+from braintools_optim.weights.unique_states import UniqueStateManager
 
 __version__ = '0.1.0'
 
@@ -118,12 +120,14 @@ __all__ = [
     'ExponentialDecayLR',
     'ExponentialLR',
     'Fromage',
+    'GroupRule',
     'Hyperparameters',
     'InverseSquareRootLR',
     'LRScheduler',
     'Lamb',
     'LambdaLR',
     'Lars',
+    'Leaf',
     'LinearLR',
     'Lion',
     'Lookahead',
@@ -149,6 +153,8 @@ __all__ = [
     'Prodigy',
     'RAdam',
     'RMSprop',
+    'Rate',
+    'RealGroupRule',
     'ReduceLROnPlateau',
     'Rprop',
     'Rule',
@@ -159,6 +165,7 @@ __all__ = [
     'SignSGD',
     'Signum',
     'Sophia',
+    'Stage',
     'StepLR',
     'UniqueStateManager',
     'WarmupCosineSchedule',
@@ -170,6 +177,8 @@ __all__ = [
     'global_norm',
     'hidden_matrix',
     'jit',
+    'option',
+    'options',
     'schedulers',
     'to_optax',
     'usual_exclusions',

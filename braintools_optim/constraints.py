@@ -1,4 +1,4 @@
-"""Constraints: projections that weights obey exactly after every update."""
+"""Constraints: projections that are applied to weights after every update."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from optax import projections
 
-from braintools_optim.precision import to_working
-from braintools_optim.selection import Predicate, matches
+from braintools_optim.weights.precision import to_working
+from braintools_optim.weights.predicates import Predicate, matches
 
 __all__ = ['Constraint', 'bound', 'box', 'keep_sign', 'keep_zeros', 'non_negative', 'simplex', 'unit_norm']
 
@@ -23,9 +23,9 @@ Axis = int | tuple[int, ...] | None
 
 @dataclass(frozen=True)
 class Constraint:
-    """A projection of the numbers of a weight in its own unit: ``project(w, data)``.
+    """A projection of a weight, given as numbers in the weight's unit: ``project(w, data)``.
 
-    ``data = begin(w, unit)`` is made at registration and kept with the memory.
+    ``data = begin(w, unit)`` is computed at registration and kept in the optimizer state.
 
     Examples
     --------
@@ -43,7 +43,7 @@ class Constraint:
 
 
 def bound(constraints: Mapping[Predicate, Any], weights: Mapping[str, Any]) -> dict[str, Constraint]:
-    """The constraint of each weight that has one; several that fit a weight apply in their order."""
+    """Return the constraint of each weight that has one. Several constraints of one weight apply in their order."""
     every = {predicate: as_constraint(constraint) for predicate, constraint in constraints.items()}
     found = {name: tuple(c for p, c in every.items() if matches(p, name, w)) for name, w in weights.items()}
     chains = {chain: chained(chain) for chain in found.values()}
@@ -57,6 +57,7 @@ def bound(constraints: Mapping[Predicate, Any], weights: Mapping[str, Any]) -> d
 
 
 def check_projection(constraint: Constraint, name: str, w: Any, unit: Any) -> None:
+    """Raise unless a projection keeps the shape of a weight."""
     try:
         result = jax.eval_shape(lambda w: constraint.project(w, constraint.begin(w, unit)), w)
     except (TypeError, ValueError) as error:
@@ -66,6 +67,8 @@ def check_projection(constraint: Constraint, name: str, w: Any, unit: Any) -> No
 
 
 def chained(constraints: tuple[Constraint, ...]) -> Constraint:
+    """Return several constraints as one."""
+
     def project(w: Array, data: Any) -> Array:
         for constraint, own in zip(constraints, data, strict=True):
             w = constraint.project(w, own)
@@ -75,7 +78,7 @@ def chained(constraints: tuple[Constraint, ...]) -> Constraint:
 
 
 def as_constraint(constraint: Any) -> Constraint:
-    """A constraint as it is; any other function from weight to weight as one."""
+    """Return a constraint unchanged, and a function from weight to weight as a constraint."""
     if isinstance(constraint, Constraint):
         return constraint
     if not callable(constraint):
@@ -85,12 +88,12 @@ def as_constraint(constraint: Any) -> Constraint:
 
 
 def non_negative() -> Constraint:
-    """No entry below 0."""
+    """Keep all entries at or above 0."""
     return box(0)
 
 
 def box(lower: Any = None, upper: Any = None) -> Constraint:
-    """Entries between two bounds: numbers in the weight's unit, or Quantities; arrays broadcast."""
+    """Keep all entries between two bounds: numbers in the weight's unit, or Quantities; arrays broadcast."""
 
     def begin(w: Array, unit: Any) -> tuple[Array, Array]:
         low, high = (
@@ -111,10 +114,10 @@ def box(lower: Any = None, upper: Any = None) -> Constraint:
 
 
 def unit_norm(axis: Axis = None) -> Constraint:
-    """2-norm 1, of the whole weight or along ``axis``; zeros stay."""
+    """Keep the 2-norm at 1, of the whole weight or along ``axis``. A weight of zeros stays."""
 
     def project(w: Array, _: Any) -> Array:
-        w = to_working(w)  # the squares of half precision soon overflow
+        w = to_working(w)  # squares overflow in half precision
         largest = jnp.max(jnp.abs(w), axis, keepdims=True, initial=0)
         w = w / jnp.where(largest == 0, 1, largest)
         norm = jnp.sqrt(jnp.sum(w * w, axis, keepdims=True))
@@ -124,14 +127,14 @@ def unit_norm(axis: Axis = None) -> Constraint:
 
 
 def simplex(axis: int | None = None) -> Constraint:
-    """Entries at least 0 that sum to 1, of the whole weight or along ``axis``."""
+    """Keep all entries at or above 0 and their sum at 1, over the whole weight or along ``axis``."""
 
     def project(w: Array, _: Any) -> Array:
         if w.size == 0:
             return w
-        w = to_working(w)  # sums of half precision are short of digits
+        w = to_working(w)  # sums lose digits in half precision
         rows = w.reshape(1, -1) if axis is None else jnp.moveaxis(w, axis, -1).reshape(-1, w.shape[axis])
-        rows = rows - jnp.max(rows, axis=1, keepdims=True)  # which changes nothing but the digits that are left
+        rows = rows - jnp.max(rows, axis=1, keepdims=True)  # the projection stays the same, with more digits left
         projected: Array = jax.vmap(projections.projection_simplex)(rows)
         if axis is None:
             return projected.reshape(w.shape)
@@ -141,7 +144,7 @@ def simplex(axis: int | None = None) -> Constraint:
 
 
 def keep_sign(sign: Any = None) -> Constraint:
-    """Dale's law: each entry keeps the sign that it has at registration, or that of ``sign``; a zero stays zero."""
+    """Keep the sign of each entry, as at registration or as in ``sign`` (Dale's law). A zero stays zero."""
 
     if sign is not None and not is_real(sign):
         raise TypeError(f'Invalid sign={sign!r}. Must be a number or an array, without NaN.')
@@ -153,7 +156,7 @@ def keep_sign(sign: Any = None) -> Constraint:
 
 
 def keep_zeros(mask: Any = None) -> Constraint:
-    """Sparsity: entries that are 0 at registration, or where ``mask`` is false, are 0."""
+    """Keep entries at 0 that are 0 at registration, or where ``mask`` is false."""
 
     def begin(w: Array, unit: Any) -> Array:
         return jnp.broadcast_to(jnp.asarray(w if mask is None else mask) != 0, w.shape)
@@ -162,13 +165,13 @@ def keep_zeros(mask: Any = None) -> Constraint:
 
 
 def is_real(x: Any) -> bool:
-    """Whether this is a real number, an array of them, with a unit or without, and none is NaN."""
+    """Return whether ``x`` is a real number or an array, with or without a unit, that holds no NaN."""
     array = np.asarray(brainunit.get_mantissa(x))
     return (array.dtype.kind in 'biu' or jnp.issubdtype(array.dtype, jnp.floating)) and not np.isnan(array).any()
 
 
 def mantissa_in(bound: Any, unit: Any) -> Any:
-    """A bound as numbers in a weight's unit."""
+    """Return a bound as numbers in a weight's unit."""
     if not isinstance(bound, brainunit.Quantity):
         return bound
     if bound.unit.dim != unit.dim:

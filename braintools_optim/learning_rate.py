@@ -1,26 +1,42 @@
-"""The learning rate of an optimizer: read, set, scheduled."""
+"""The learning rate of an optimizer: a field that reads as the scheduler and is assigned a number or a schedule."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, overload
 
+from braintools_optim.options.fields import Option
+from braintools_optim.options.kinds import RATE, LearningRate
 from braintools_optim.schedulers.base import LRScheduler
+from braintools_optim.settings import Settings
 
-if TYPE_CHECKING:
-    from braintools_optim.groups import Group
-    from braintools_optim.settings import Settings
+__all__ = ['LearningRate', 'Rate', 'Scheduled']
 
-__all__ = ['LearningRate', 'Scheduled']
 
-LearningRate = float | LRScheduler | Callable[[Any], Any]
+class Rate(Option[Any]):
+    """The field ``lr``. Assigning a number sets the rate, assigning a schedule follows it from the next update on."""
+
+    def __init__(self, default: LearningRate | None):
+        super().__init__(default, RATE)
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> float: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> LRScheduler: ...
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self.default if instance is None else instance.lr_scheduler
+
+    def __set__(self, instance: Any, value: LearningRate) -> None:
+        if callable(value):
+            instance.add_scheduler(value)
+        else:
+            instance.current_lr = value
 
 
 class Scheduled:
-    """What an optimizer says of its learning rate; the truth is in its settings."""
+    """The methods of an optimizer that read and set its learning rate."""
 
     settings: Settings
-    _groups: list[Group]
 
     @property
     def lr_scheduler(self) -> LRScheduler:
@@ -28,20 +44,8 @@ class Scheduled:
         return self.settings.lr_scheduler
 
     @property
-    def lr(self) -> Any:
-        """The scheduler, which reads as a number; assigning a number sets the rate, from the next update on."""
-        return self.lr_scheduler
-
-    @lr.setter
-    def lr(self, value: Any) -> None:
-        if callable(value):
-            self.add_scheduler(value)
-        else:
-            self.current_lr = value
-
-    @property
     def current_lr(self) -> Any:
-        """The rate that the next update applies (to the first group), as a number."""
+        """The rate that the next update applies to the first group; assigning a number acts on the next update."""
         return self.settings.lr_of(0)
 
     @current_lr.setter
@@ -50,16 +54,16 @@ class Scheduled:
 
     @property
     def base_lr(self) -> Any:
-        """The rate that the schedule starts from."""
+        """The rate at which the schedule starts."""
         return self.lr_scheduler.base_lrs[0]
 
     def lr_apply(self, fn: Callable[[Any], Any]) -> None:
-        """Set the rate to ``fn`` of the present one."""
+        """Set the rate to ``fn`` of the present rate."""
         self.current_lr = fn(self.current_lr)
 
     def get_last_lr(self) -> list[Any]:
-        """The rate of each group."""
-        return [self.settings.lr_of(i) for i in range(max(len(self._groups), 1))]
+        """Return the rate of each group."""
+        return [self.settings.lr_of(i) for i in range(max(len(self.settings.overridden), 1))]
 
     def add_scheduler(self, scheduler: LearningRate) -> None:
         """Follow another schedule from now on."""

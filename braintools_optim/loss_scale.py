@@ -1,4 +1,4 @@
-"""Loss scaling: gradients of half precision, kept from vanishing by a factor on the loss that finds itself."""
+"""Loss scaling: a factor on the loss that keeps half-precision gradients from vanishing and adapts itself."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ import jax.numpy as jnp
 from brainstate.graph import Node
 from jax.core import Tracer
 
-from braintools_optim.options import validate
+from braintools_optim.options.kinds import AT_LEAST_ONE, POSITIVE_AND_FINITE, Number, Range
 from braintools_optim.settings import OptimState
 
-__all__ = ['DynamicLossScale']
+__all__ = ['LOSS_SCALE', 'DynamicLossScale', 'check_loss_scale']
+
+LOSS_SCALE = Number(POSITIVE_AND_FINITE, optional=True)
+"""The kind of a constant loss scale."""
 
 Array = jax.Array
 
 
 class DynamicLossScale(Node):
-    r"""A factor on the loss that grows until gradients overflow, and backs off when they do.
+    r"""A factor on the loss that grows until gradients overflow, and is reduced when they do.
 
     .. math::
         s \leftarrow \begin{cases} s \cdot \text{backoff} & \text{if a gradient is not finite; no update} \\
@@ -27,18 +30,13 @@ class DynamicLossScale(Node):
     Parameters
     ----------
     init_scale : float, default 2.0**16
-        Above 0.
+        The first factor, > 0.
     growth_factor : float, default 2.0
-        At least 1.
+        What the factor is multiplied by when it grows, >= 1.
     backoff_factor : float, default 0.5
-        In (0, 1).
+        What the factor is multiplied by after a skipped update, in (0, 1).
     growth_interval : int, default 2000
-        At least 1.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        The number of updates in a row without overflow after which the factor grows, >= 1.
 
     References
     ----------
@@ -67,10 +65,10 @@ class DynamicLossScale(Node):
         backoff_factor: float = 0.5,
         growth_interval: int = 2000,
     ):
-        self.growth_factor = validate('growth_factor', growth_factor)
-        self.backoff_factor = validate('backoff_factor', backoff_factor)
-        self.growth_interval = validate('growth_interval', growth_interval)
-        scale = jnp.asarray(validate('init_scale', init_scale), jnp.float32)
+        self.growth_factor = Number(Range(1, high_open=True)).check('growth_factor', growth_factor)
+        self.backoff_factor = Number(Range(0, 1, True, True)).check('backoff_factor', backoff_factor)
+        self.growth_interval = Number(AT_LEAST_ONE, integer=True).check('growth_interval', growth_interval)
+        scale = jnp.asarray(Number(POSITIVE_AND_FINITE).check('init_scale', init_scale), jnp.float32)
         self.state = OptimState({'scale': scale, 'updates': jnp.zeros((), jnp.int32)})
 
     @property
@@ -80,17 +78,22 @@ class DynamicLossScale(Node):
         return scale if isinstance(scale, Tracer) else float(scale)
 
     def scale(self, loss: Any) -> Any:
-        """The loss times the factor, in float32 at least: what is to be differentiated."""
+        """Return the loss times the factor, in float32 at least, which is to be differentiated."""
         return loss * self.state.value['scale']
 
     def after(self, state: dict[str, Array], finite: Array) -> dict[str, Array]:
-        """The state after gradients that were finite, or not."""
+        """Return the state after an update whose gradients were finite or not."""
         updates = jnp.where(finite, state['updates'] + 1, 0)
         grown = updates == self.growth_interval
-        # as torch does it, a factor that would leave float32's range stays
+        # as in torch, a factor that would leave float32's range stays as it is
         larger = state['scale'] * jnp.where(grown, self.growth_factor, 1.0)
         scale = jnp.where(jnp.isfinite(larger), larger, state['scale'])
         return {
             'scale': jnp.where(finite, scale, state['scale'] * self.backoff_factor),
             'updates': jnp.where(grown, 0, updates),
         }
+
+
+def check_loss_scale(name: str, value: Any) -> Any:
+    """Return a number, a dynamic loss scale or None."""
+    return value if isinstance(value, DynamicLossScale) else LOSS_SCALE.check(name, value)

@@ -1,229 +1,310 @@
-"""Optimizer: the shell that owns the States. Registers weights, updates them, holds groups and lr."""
+"""Optimizer: the shell that registers weights, updates them, and shows options as attributes."""
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Self
+from dataclasses import KW_ONLY
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import brainstate
+import brainunit
 import jax
 import jax.numpy as jnp
 from brainstate.graph import Node
-from jax.core import Tracer
+from jax.typing import DTypeLike
 
-from braintools_optim import checkpoint, conversion, evaluation
-from braintools_optim.attributes import OptimizerMeta, admitted
-from braintools_optim.buffers import Made
-from braintools_optim.diagnosis import Diagnosis
-from braintools_optim.groups import Group, ParamGroup, divided
-from braintools_optim.learning_rate import LearningRate, Scheduled
-from braintools_optim.loss_scale import DynamicLossScale
-from braintools_optim.metrics import first_metrics
-from braintools_optim.options import Hyperparameters
-from braintools_optim.registration import add_groups, set_frozen
-from braintools_optim.selection import Predicate
+from braintools_optim.compiled.access import inside_transformation
+from braintools_optim.compiled.evaluation import eval_weights
+from braintools_optim.compiled.pure import PureStep
+from braintools_optim.compiled.update import Updater, check_call
+from braintools_optim.constraints import Constraint
+from braintools_optim.core import Arguments, Core
+from braintools_optim.learning_rate import LearningRate, Rate, Scheduled
+from braintools_optim.loss_scale import DynamicLossScale, check_loss_scale
+from braintools_optim.options.fields import Option, bind, fields_of, signature_of
+from braintools_optim.options.hyperparameters import Hyperparameters
+from braintools_optim.options.kinds import Argument, Flag
+from braintools_optim.param_groups import ParamGroup
+from braintools_optim.saving.saved import Saved
+from braintools_optim.saving.summary import summary
 from braintools_optim.settings import OptimState, Settings
-from braintools_optim.shared_options import FIXED, OF_ALL, SHARED, check_fixed
-from braintools_optim.signatures import constructor_arguments, constructor_signature, given
-from braintools_optim.states import inside_transformation
-from braintools_optim.step import first_slots
-from braintools_optim.summary import summary
-from braintools_optim.treatment import Treatment
-from braintools_optim.updates import Functions, Updates
-from braintools_optim.weights import UniqueStateManager, Weights
+from braintools_optim.step.arguments import (
+    check_constraints,
+    check_dtype,
+    check_groups,
+    check_no_decay,
+    check_norm_unit,
+    check_stages,
+)
+from braintools_optim.step.diagnosis import Diagnosis
+from braintools_optim.step.metrics import first_metrics
+from braintools_optim.step.policy import WeightPolicy
+from braintools_optim.step.rule import Rule
+from braintools_optim.step.stage import Stage
+from braintools_optim.step.stages import StageOptions, with_stages
+from braintools_optim.weights.groups import Group, divide_by_predicates
+from braintools_optim.weights.predicates import Predicate
+from braintools_optim.weights.registered import Weights
+from braintools_optim.weights.unique_states import UniqueStateManager
 
-__all__ = ['LearningRate', 'Optimizer', 'given']
+__all__ = ['LearningRate', 'Optimizer']
 
 COPY = 'An optimizer holds the weights of one model and cannot be copied: build another one.'
 
+if TYPE_CHECKING:
 
-class Optimizer(Updates, Scheduled, Node, metaclass=OptimizerMeta):
+    class BuiltNode(Node): ...
+
+else:
+
+    class BuiltMeta(type(Node)):
+        """Marks optimizers as built when all constructors have returned, from when on only known names are assigned."""
+
+        def __call__(cls, *args, **kwargs):
+            built = super().__call__(*args, **kwargs)
+            object.__setattr__(built, '_is_built', True)
+            return built
+
+    class BuiltNode(Node, metaclass=BuiltMeta):
+        """A Node that knows whether its constructors have returned."""
+
+
+class Recorded(Option[Any]):
+    """The field ``metrics``: a flag of the constructor, which reads as the metrics of the last update."""
+
+    def __get__(self, instance: Any, owner: type) -> dict[str, jax.Array]:
+        metrics: dict[str, jax.Array] = self.default if instance is None else instance.recorded_metrics()
+        return metrics
+
+    def __set__(self, instance: Any, value: bool) -> None:
+        instance.write_option(self.name, value)
+
+
+class Optimizer(StageOptions, Scheduled, Saved, Rule, BuiltNode):
     r"""Base of all optimizers: everything but the rule.
 
-    One update clips the gradients by their global norm, then by value, adds ``weight_decay`` times
-    the weight, asks the rule for a direction, and subtracts ``lr`` times the direction. With
-    ``decoupled_weight_decay`` the decay is added to the direction instead. A subclass defines
-    :meth:`~Rule.init_slots` and :meth:`~Rule.direction`, and hands its options to this constructor.
+    An update clips the gradients by their global norm and then by value, adds ``weight_decay`` times the weight, asks
+    the rule for a direction, and subtracts ``lr`` times the direction. With ``decoupled_weight_decay`` the decay is
+    added to the direction instead. A subclass declares its options as class fields and defines
+    :meth:`~Rule.init_slots` and :meth:`~Rule.direction`; it needs no constructor.
+
+    All options are checked: a value of the wrong type raises ``TypeError``, a value out of range ``ValueError``. Every
+    option is an attribute; assigning it acts on the next update, in functions that are compiled already too. Numbers
+    may be given as an LRScheduler or a function of the update count, which then drives them.
 
     Parameters
     ----------
-    lr : float, LRScheduler or callable
-        The learning rate, at least 0, in units of the weight per unit of direction. A scheduler is
-        advanced by its own ``step()``; a callable is a function of the update count.
+    lr : float, LRScheduler or callable, default 1e-3
+        Learning rate, >= 0, in units of the weight per unit of the direction. Call ``step()`` of a scheduler to
+        advance it; a callable is a function of the update count and follows it by itself.
     grad_clip_norm : float, optional
-        The greatest norm that all gradients together keep, above 0.
+        Clip the gradients to this global norm, > 0.
     grad_clip_value : float, optional
-        The greatest size that an entry of a gradient keeps, above 0; after clipping by norm.
+        Clip each entry of the gradients to this size, > 0, after clipping by norm.
     weight_decay : float, default 0.0
-        At least 0.
+        Strength of the L2 penalty, >= 0. An argument of optimizers that list it.
     decoupled_weight_decay : bool, default False
-        Decay the weight itself rather than its gradient.
+        Decay the weights themselves instead of adding the penalty to the gradients. An argument of optimizers that
+        list it.
     maximize : bool, default False
-        Ascend.
+        Maximize the objective instead of minimizing it.
     cautious : bool, default False
-        Only entries whose direction agrees with the sign of the gradient move, and those further
-        (Liang et al., 2024).
+        Move only entries whose direction agrees with the sign of the gradient, and those further (Liang et al., 2024).
+    centralize : bool, default False
+        Subtract from the gradient of each unit its mean over the unit's inputs (Yong et al., 2020): the mean over all
+        axes but the last, where the layout of ``brainstate.nn`` has the outputs. ``optax.centralize`` takes the mean
+        over all axes but the first, as for torch's layout. Vectors and scalars are left alone.
     grokfast : float, optional
-        How much of its own moving average is added to the gradient, above 0 (Lee et al., 2024).
+        Add this multiple of the gradient's moving average to the gradient, > 0 (Lee et al., 2024).
     grokfast_decay : float, default 0.98
-        The decay rate of that average, in [0, 1).
+        Decay rate of that average, in [0, 1).
     grad_clip_over : {'all', 'group', 'weight'}, default 'all'
-        Whose norm ``grad_clip_norm`` bounds: that of all gradients, of a group's, of each weight's.
+        Whether ``grad_clip_norm`` bounds the norm of all gradients, of each group's gradients, or of each gradient.
     grad_clip_adaptive : float, optional
-        The greatest norm of a unit's gradient over that of its weights, above 0 (Brock et al., 2021).
-        Clipping goes by norm, then adaptively, then by value.
+        Clip the norm of each unit's gradient to this multiple of the norm of its weights, > 0 (Brock et al., 2021),
+        after clipping by norm and before clipping by value.
     norm_unit : 'own' or list of units, optional
-        How weights of different dimensions count in one norm: by the numbers in their own units, or as if
-        they were written in these units. Not given, clipping such weights by a norm warns.
+        How weights of different dimensions count in one norm: ``'own'`` takes the numbers in the unit of each weight,
+        units take the numbers in these units. Without it, clipping such weights by one norm warns.
     on_nonfinite : {'ignore', 'skip', 'zero', 'raise'}, default 'ignore'
-        What an update does that finds NaN or inf in gradients: nothing special; it leaves all as it was
-        and counts; it takes those entries as zero; it leaves all as it was and raises ``FloatingPointError``
+        What an update does if gradients hold NaN or inf: nothing special; leave everything as it was and count the
+        update as skipped; take those entries as zero; leave everything as it was and raise ``FloatingPointError``
         (inside a transformation, an error of the compiled function).
     max_consecutive_skips : int, default 20
-        After how many skipped updates in a row to warn.
+        Warn after this number of skipped updates in a row, >= 1.
     loss_scale : float or DynamicLossScale, optional
-        What the loss was multiplied by: gradients are divided by it. Under a :class:`DynamicLossScale`,
-        updates with gradients that are not finite are skipped.
+        Factor by which the loss was multiplied: gradients are divided by it. With a :class:`DynamicLossScale`, updates
+        whose gradients are not finite are skipped.
     groups : dict from predicate to options, optional
-        Groups of weights with options of their own. The first predicate that fits a weight takes it. A
-        predicate is a pattern for the last parts of a dotted name, or a function ``(name, weight) -> bool``.
+        Groups of weights that override options. The first predicate that chooses a weight decides. A predicate is a
+        pattern for the last parts of a dotted name, or a function ``(name, weight) -> bool``.
     no_decay : predicate, optional
-        Weights without weight decay, such as :func:`usual_exclusions`.
+        The weights without weight decay, such as :func:`usual_exclusions`.
     constraints : dict from predicate to Constraint or function, optional
-        Projections that the weights obey after every update, see :mod:`braintools_optim.constraints`.
+        Projections that are applied to the weights after every update, see :mod:`braintools_optim.constraints`.
     state_dtype : dtype, optional
-        What the memory is kept in. Default: the weight's dtype, float32 for half precision.
+        The floating-point dtype of the slots. Default: the dtype of the weight, float32 for half precision.
     rounding : {'nearest', 'stochastic'}, default 'nearest'
-        How half-precision weights are rounded; stochastically, small steps add up on average.
+        How new half-precision weights are rounded. With stochastic rounding small steps add up on average.
     master_weights : bool, default False
         Keep a float32 copy of half-precision weights, so that small steps add up exactly.
     metrics : bool, default False
-        Keep what each update saw and did, see :attr:`metrics`.
-    **options
-        The rule's own hyperparameters. Every option is an attribute; assigning it acts on the next
-        update, in functions that are compiled already too.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Record norms, rates and skipped updates. The attribute ``metrics`` then is a dict of arrays: ``lr`` and
+        ``update_ratio`` (the norm of the update over the norm of the weights) for each group, ``grad_norm`` before
+        clipping, whether the norm was ``clipped`` and the ``clipped_fraction`` of all updates, ``update_norm``, and the
+        number of updates ``skipped``.
+    stages : sequence of Stage, optional
+        Further stages of the update, just before or just after the direction of the rule, see :class:`Stage`.
     """
 
     __signature__: ClassVar[inspect.Signature]
-    graph_invisible_attrs = ('_is_built', '_weights')  # so that brainstate does not copy them
-    donate_weights: bool = False
-    """Whether an update outside ``jit`` may reuse the weights' buffers: arrays got from ``w.value`` before are lost."""
+    graph_invisible_attrs = ('_is_built', '_core', '_updater')  # brainstate must not copy these
+    settings: Settings
+    opt_state: OptimState | None
+    """The State of the optimizer state, None before weights are registered."""
+    step_count: OptimState
+    """The State of the number of updates."""
+    metrics_state: OptimState | None
+    replaces_gradient: ClassVar[bool] = False
+    """Whether an update computes another gradient than the given one, as :class:`SAM` does."""
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        cls.__signature__ = constructor_signature(cls, SHARED)
+    lr: Rate = Rate(1e-3)
+    _: KW_ONLY
+    norm_unit: Annotated[
+        Literal['own'] | brainunit.Unit | Sequence[brainunit.Unit] | None, Argument(check_norm_unit)
+    ] = None
+    loss_scale: Annotated[float | DynamicLossScale | None, Argument(check_loss_scale)] = None
+    groups: Annotated[Mapping[Predicate, Mapping[str, object]] | None, Argument(check_groups)] = None
+    no_decay: Annotated[Predicate | None, Argument(check_no_decay)] = None
+    constraints: Annotated[
+        Mapping[Predicate, Constraint | Callable[[jax.Array], jax.Array]] | None, Argument(check_constraints)
+    ] = None
+    state_dtype: Annotated[DTypeLike | None, Argument(check_dtype)] = None
+    master_weights: Annotated[bool, Argument(Flag().check)] = False
+    metrics: Recorded = Recorded(False, Argument(Flag().check))
+    stages: Annotated[Sequence[Stage], Argument(check_stages)] = ()
 
-    def __init__(
-        self,
-        lr: LearningRate,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        *,
-        weight_decay: float = 0.0,
-        decoupled_weight_decay: bool = False,
-        **options: Any,
-    ):
-        kinds = {name: parameter.default for name, parameter in inspect.signature(type(self)).parameters.items()}
-        if unknown := options.keys() - kinds.keys() - constructor_arguments(type(self)):
-            raise TypeError(f'{type(self).__name__} has no option {sorted(unknown)}. Must be among {sorted(kinds)}.')
-        options = SHARED | options
-        shared = {'grad_clip_norm': grad_clip_norm, 'grad_clip_value': grad_clip_value}
-        shared |= {name: options.pop(name) for name in OF_ALL}
-        check_fixed(options)
-        for name in FIXED.keys() - {'metrics'}:
-            setattr(self, name, options[name])
-        defaults = {
-            **{name: value for name, value in options.items() if name not in FIXED},
-            'weight_decay': weight_decay,
-            'decoupled_weight_decay': decoupled_weight_decay,
-            'lr_scale': 1.0,
-            **self.group_options,
-        }
-        self.metrics_state = OptimState(first_metrics(0)) if options['metrics'] else None
-        dtype = None if self.state_dtype is None else floating_dtype(self.state_dtype)
-        self._treatment = Treatment(state_dtype=dtype, master_weights=self.master_weights, metrics=options['metrics'])
-        self._freezing: list[tuple[Predicate, bool]] = []
-        self.step_count = OptimState(jnp.zeros((), jnp.int32))
-        self.opt_state: OptimState | None = None
-        settings = Settings(lr, shared, defaults, kinds, self.step_count)
-        self._admit(settings.options['defaults'].plain())
-        self._weights = Weights()
-        self._groups: list[Group] = []
-        self._warned_of_units = False
-        self._compiled: dict[tuple[int, ...], Callable[..., Any]] = {}
-        self._jitted = Functions()
-        self._made = Made()
-        self.settings = settings  # last: from here on assigning an option goes through it
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        cls.__signature__ = shown_signature(cls)
+
+    if not TYPE_CHECKING:  # checkers and editors make the constructor from the fields
+
+        def __init__(self, *args, **kwargs):
+            cls = type(self)
+            fields = fields_of(cls)
+            options = self.resolve(bind(cls.__name__, signature_of(fields), args, kwargs))
+            options |= {name: own.default for name, own in fields.items() if not (own.init or own.init_only)}
+            lr, fixed = options.pop('lr'), {name for name, own in fields.items() if own.kind.fixed}
+            for name in fixed:
+                self.__dict__[name] = fields[name].kind.check(name, options.pop(name))
+            records = self.__dict__.pop('metrics')
+            self.step_count = OptimState(jnp.zeros((), jnp.int32))
+            self.opt_state = None
+            self.metrics_state = OptimState(first_metrics(0)) if records else None
+            settings = Settings(cls, lr, options, self.step_count)
+            arguments = Arguments(self.no_decay, self.constraints, self.norm_unit, self.loss_scale)
+            policy = WeightPolicy(
+                with_stages(self.stages),
+                state_dtype=None if self.state_dtype is None else jnp.dtype(self.state_dtype),
+                master_weights=self.master_weights,
+                metrics=records,
+            )
+            self._core = Core(self, settings, arguments, policy, self.step_count, self.metrics_state)
+            self._core.check_options(Hyperparameters(settings.as_plain(settings.options.defaults)))
+            self._updater = Updater(self._core)
+            self.settings = settings
+
+    def resolve(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of the constructor, defaults included, as this class wants them checked."""
+        return options
 
     # weights and groups
 
     def register_trainable_weights(self, param_states: Any) -> Self:
-        """Take hold of weights: a tree of ``brainstate.State``, such as ``model.states(brainstate.ParamState)``.
+        """Register weights: a tree of ``brainstate.State``, such as ``model.states(brainstate.ParamState)``.
 
-        Weights that are registered already keep their memory; further ones become a group, or those of ``groups``.
-        Returns the optimizer.
+        Weights that are registered already keep their optimizer state; further ones become a group, or the groups of
+        the option ``groups``. Returns the optimizer.
         """
-        weights, keys = self._weights.extended(param_states, skip_known=bool(self._groups))
+        core = self._core
+        weights, keys = core.weights.extended(param_states, skip_known=bool(core.groups))
         if keys:
             named = weights.named()
-            parts = divided({key: named[key] for key in keys}, self.groups or {})
-            chosen = [Group(names, {name: weights.state_of(name) for name in names}) for names, _ in parts]
-            chosen[0] = Group(parts[0][0], param_states) if len(parts) == 1 else chosen[0]
-            add_groups(self, weights, chosen, [dict(options) for _, options in parts])
+            parts = divide_by_predicates({key: named[key] for key in keys}, self.groups or {})
+            groups = [Group(names, {name: weights.state_of(name) for name in names}) for names, _ in parts]
+            groups = [Group(parts[0][0], param_states)] if len(parts) == 1 else groups
+            self._add_groups(weights, groups, [dict(options) for _, options in parts])
         return self
 
     def add_param_group(self, params: Any, **overrides: Any) -> None:
-        """Take hold of more weights, with options of their own (``lr``, ``weight_decay``, ``betas``, ...).
+        """Register more weights, with options that override (``lr``, ``weight_decay``, ``betas``, ...).
 
-        The schedule drives the group from its own ``lr``; options not given are the optimizer's.
+        The schedule drives the group from the group's ``lr``; all other options are those of the optimizer.
         """
-        if not self._groups:
+        if not self._core.groups:
             raise ValueError('register_trainable_weights must be called before add_param_group.')
-        weights, keys = self._weights.extended(params)
-        add_groups(self, weights, [Group(keys, params)], [overrides])
+        weights, keys = self._core.weights.extended(params)
+        self._add_groups(weights, [Group(keys, params)], [overrides])
 
-    def _parted(
+    def _add_groups(self, weights: Weights, groups: list[Group], overrides: list[dict[str, Any]]) -> None:
+        self._core.refuse_evaluating('Registering weights')
+        self._core.add_groups(weights, *self.split_groups(weights, groups, overrides))
+        self.opt_state = self._core.opt_state
+        self._updater.compile()
+
+    def split_groups(
         self, weights: Weights, groups: list[Group], overrides: list[dict[str, Any]]
     ) -> tuple[list[Group], list[dict[str, Any]]]:
-        """Further groups and their options, as the rule needs them."""
+        """Return further groups and the options that they override, divided as the rule needs them."""
         return groups, overrides
 
     def freeze(self, predicate: Predicate) -> None:
-        """Leave weights as they are: no update, no decay, not in a norm; also those registered later.
+        """Leave weights as they are: no update, no decay, no part in norms. Weights registered later are included.
 
-        Weights that were never updated have no memory while they are frozen. Their gradients may be missing.
+        Weights that were never updated have no slots while they are frozen. Their gradients may be missing.
         """
-        set_frozen(self, predicate, True)
+        self._core.set_frozen(predicate, True)
 
     def unfreeze(self, predicate: Predicate) -> None:
-        """Update weights again, with the memory that they had."""
-        set_frozen(self, predicate, False)
+        """Update weights again, with the slots that they had."""
+        self._core.set_frozen(predicate, False)
 
     @property
     def param_groups(self) -> list[ParamGroup]:
         """The groups, each a mapping from option to value that can be assigned."""
-        return [ParamGroup(self, i) for i in range(len(self._groups))]
+        check = self._core.check_change
+        return [ParamGroup(self.settings, group, i, check) for i, group in enumerate(self._core.groups)]
 
     @property
     def param_states(self) -> UniqueStateManager:
         """The registered States, each once."""
-        return self._weights.manager
+        return self._core.weights.manager
 
     @property
     def weight_names(self) -> list[str]:
-        """The names of the registered weights' leaves, such as ``'layers.0.weight.bias'``."""
-        return self._weights.keys
+        """The names of the leaves of the registered weights, such as ``'layers.0.weight.bias'``."""
+        return list(self._core.weights.keys)
 
     def group_names(self, group: int) -> list[str]:
-        """Those of one group."""
-        return self._groups[group].keys
+        """Return the leaf names of one group."""
+        return list(self._core.groups[group].keys)
+
+    @property
+    def donate_weights(self) -> bool:
+        """Whether an update outside ``jit`` may reuse the buffers of the weights.
+
+        Arrays that were read from ``w.value`` before an update are then deleted by the update.
+        """
+        donates: bool = self._updater.donate_weights
+        return donates
+
+    @donate_weights.setter
+    def donate_weights(self, value: bool) -> None:
+        self._updater.donate_weights = Flag().check('donate_weights', value)
 
     # one update
 
@@ -231,37 +312,56 @@ class Optimizer(Updates, Scheduled, Node, metaclass=OptimizerMeta):
         self,
         grads: Any,
         *,
-        loss_unit: Any = None,
+        loss_unit: brainunit.Unit | None = None,
         partial: bool = False,
-        loss_scale: Any = None,
+        loss_scale: float | jax.Array | None = None,
         value: Any = None,
-        value_fn: Any = None,
+        value_fn: Callable[..., Any] | None = None,
     ) -> None:
-        """Update the weights in place. ``grads`` has the registered keys, as ``brainstate.transform.grad`` returns it.
+        """Update the weights in place.
 
-        A gradient of a weight with a unit wears that unit, or that of the loss divided by it (``unit_aware=True``;
-        ``loss_unit`` says what unit the loss has, if it has one and the gradients alone do not tell).
+        Outside a brainstate transformation this calls one compiled function, which reuses the buffers of the optimizer
+        state; inside a transformation the update is traced. An error leaves every State as it was.
 
-        With ``partial`` gradients may be missing or None: their weights, memory and counts stay; and gradients of
-        what is not registered are ignored. ``loss_scale`` is what the loss was multiplied by, by default the
-        optimizer's own. ``value`` and ``value_fn``, the loss, are for optimizers that look at it
-        (:class:`LBFGS`, :class:`PolyakSGD`, :class:`Sophia`); others need them not.
-
-        Outside a brainstate transformation this runs one compiled function, which reuses the memory's
-        buffers; inside it is traced. An error leaves every State as it was.
+        Parameters
+        ----------
+        grads : tree
+            The gradients under the registered keys, as ``brainstate.transform.grad`` returns them. The gradient of a
+            weight with a unit has that unit, or the unit of the loss divided by it (``unit_aware=True``).
+        loss_unit : brainunit.Unit, optional
+            The unit of the loss, if it has one and the gradients alone do not tell.
+        partial : bool, default False
+            Whether gradients may be missing or None: their weights, slots and counts stay. Gradients of what is not
+            registered are then ignored.
+        loss_scale : float, optional
+            Factor by which the loss was multiplied. Default: the loss scale of the optimizer.
+        value, value_fn : optional
+            The loss and the function that computes it, for optimizers that use them (:class:`LBFGS`,
+            :class:`PolyakSGD`, :class:`Sophia`, :class:`SAM`). Other optimizers ignore them.
         """
-        self._update(grads, loss_unit, self._told(value, value_fn), partial, loss_scale)
+        self.update_with(grads, self.extra_args(value, value_fn), loss_unit, partial, loss_scale)
+
+    def update_with(
+        self,
+        grads: Any,
+        extra: Mapping[str, Any],
+        loss_unit: brainunit.Unit | None = None,
+        partial: bool = False,
+        loss_scale: float | jax.Array | None = None,
+    ) -> None:
+        """Update the weights as :meth:`update` does, given what :meth:`extra_args` would return."""
+        self._updater(grads, extra, check_call(loss_unit, partial), loss_scale)
 
     def step(self, grads: Any, **arguments: Any) -> None:
-        """The same as :meth:`update`."""
+        """Call :meth:`update`."""
         self.update(grads, **arguments)
 
     def minimize(self, loss_fn: Callable[..., Any], *args: Any, has_aux: bool = False) -> Any:
-        """Take the gradient of ``loss_fn(*args)`` with respect to the weights, update them, return the loss (and aux).
+        """Compute the gradient of ``loss_fn(*args)`` for the weights, update them, and return the loss (and aux).
 
-        All in one compiled function, kept for ``loss_fn``: give the same function each time, not a new ``lambda``.
-        Weights that the loss does not depend on have the gradient 0.
-        The loss is multiplied by the loss scale, if there is one; an optimizer that looks at the loss is given it, too.
+        All this is one compiled function, kept for ``loss_fn``: pass the same function each time, not a new ``lambda``.
+        Weights that the loss does not depend on have the gradient 0. The loss is multiplied by the loss scale, if there
+        is one, and an optimizer that uses the loss is given it.
         """
 
         def run(*args: Any) -> Any:
@@ -270,155 +370,145 @@ class Optimizer(Updates, Scheduled, Node, metaclass=OptimizerMeta):
                 if has_aux and not isinstance(returned, tuple):
                     raise TypeError(f'Invalid has_aux=True. loss_fn must return (loss, aux), not {returned!r}.')
                 loss, *aux = returned if has_aux else (returned,)
-                return self._scaled(loss), (loss, *aux)
+                return self.scaled_loss(loss), (loss, *aux)
 
-            grads, results = self._gradient(loss_of, has_aux=True)
-            self._update_knowing(grads, results[0], lambda: loss_of()[1][0])
+            grads, results = self.gradient_of(loss_of, has_aux=True)
+            self.update_from_loss(grads, results[0], lambda: loss_of()[1][0])
             return tuple(results) if has_aux else results[0]
 
         if not callable(loss_fn):
             raise TypeError(f'Invalid loss_fn={loss_fn!r}. Must be callable.')
-        if type(has_aux) is not bool:
-            raise TypeError(f'Invalid has_aux={has_aux!r}. Must be a bool.')
-        if self.opt_state is None:
-            raise ValueError('register_trainable_weights must be called before minimize.')
-        evaluation.refuse_inside(self, 'An update')
+        Flag().check('has_aux', has_aux)
+        self._core.registered('minimize')
+        self._core.refuse_evaluating('An update')
         if inside_transformation():
             return run(*args)
-        return self._jit((loss_fn, has_aux), run)(*args)
+        return self._updater.jit((type(self), loss_fn, has_aux), run)(*args)
 
-    def _gradient(self, loss: Callable[[], Any], has_aux: bool = False) -> Any:
-        """That of a loss by all weights."""
+    def extra_args(self, value: Any, value_fn: Any) -> dict[str, Any]:
+        """Return what the rule needs of the loss and its function, which may be None; raise if something is missing."""
+        return {}
 
-        def after_all_are_read() -> Any:
-            self.param_states.to_pytree_value()  # brainstate takes no gradient by what is not read
+    def update_from_loss(self, grads: Any, value: Any, value_fn: Callable[[], Any]) -> None:
+        """Update the weights, given the gradients, the loss, and a function that computes the loss again."""
+        self.update_with(grads, self.extra_args(value, value_fn))
+
+    def gradient_of(self, loss: Callable[[], Any], has_aux: bool = False) -> Any:
+        """Return the gradient of a loss with respect to all registered weights."""
+
+        def loss_after_reading_all() -> Any:
+            self.param_states.to_pytree_value()  # brainstate refuses gradients for States that the loss does not read
             return loss()
 
-        grad: Any = brainstate.transform.grad(after_all_are_read, self.param_states.to_pytree(), has_aux=has_aux)
+        grad: Any = brainstate.transform.grad(loss_after_reading_all, self.param_states.to_pytree(), has_aux=has_aux)
         return grad()
 
-    def _scaled(self, loss: Any) -> Any:
+    def scaled_loss(self, loss: Any) -> Any:
+        """Return the loss times the loss scale."""
         if isinstance(self.loss_scale, DynamicLossScale):
             return self.loss_scale.scale(loss)
         return loss if self.loss_scale is None else loss * self.loss_scale
 
-    def _update_knowing(self, grads: Any, value: Any, value_fn: Callable[[], Any]) -> None:
-        """Update with a loss at hand."""
-        self._update(grads, None, self._told(value, value_fn))
-
-    def _told(self, value: Any, value_fn: Any) -> dict[str, Any]:
-        """What the rule is told of the loss besides the gradients, as far as it is known."""
-        return {}
-
     @property
     def skipped_count(self) -> int:
-        """How many updates were skipped because of gradients that were not finite."""
-        return 0 if self.opt_state is None else self.opt_state.value['skipped'][0]
+        """The number of updates that were skipped because gradients were not finite."""
+        return 0 if self.opt_state is None else self.opt_state.value.skipped[0]
 
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """What the last update saw and did, if ``metrics=True`` was given.
-
-        ``lr`` and ``update_ratio`` (norm of the update over that of the weights) by group, ``grad_norm`` before
-        clipping, whether it was ``clipped`` and the ``clipped_fraction`` of all updates, ``update_norm``, and the
-        number ``skipped``. In a transformation the values are traced.
-        """
+    def recorded_metrics(self) -> dict[str, jax.Array]:
+        """Return the metrics of the last update; inside a transformation they are traced."""
         if self.metrics_state is None:
             raise ValueError('There are no metrics. Give metrics=True to the constructor.')
         return dict(self.metrics_state.value)
 
     def diagnose(self, grads: Any) -> Diagnosis:
-        """Which gradients are not finite, zero or the largest, by name; readable when printed."""
-        return Diagnosis.of(self._weights.match(grads, partial=True)[0])
+        """Return which gradients are not finite, zero or largest, by name; print the result to read it."""
+        diagnosis: Diagnosis = self._updater.diagnose(grads)
+        return diagnosis
+
+    def as_pure_step(self) -> PureStep:
+        """Return the step as a pure function, with the present options and without the States."""
+        return PureStep.of(self._core)
+
+    def eval_weights(self) -> AbstractContextManager[None]:
+        """Return a context in which the States hold the weights to evaluate, such as averages.
+
+        Leaving the ``with`` block, also by an exception, puts back the very arrays that were there. Inside the block an
+        update, a registration, a checkpoint and another ``eval_weights`` raise. ``TypeError`` if the weights in
+        training are also those to evaluate.
+        """
+        return eval_weights(self._core, self._updater)
 
     # options
 
-    def __getattr__(self, name: str) -> Any:  # reached only by what is no ordinary attribute
-        if name == '_weights':
-            raise ValueError(f'{COPY} {type(self).__name__} is a copy.')
-        part = self.settings.find(name) if 'settings' in self.__dict__ else None
-        if part is None:
+    def read_option(self, name: str) -> Any:
+        """Return the present value of an option."""
+        if name in self.__dict__:
+            return self.__dict__[name]
+        if 'settings' not in self.__dict__:
             raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
-        return self.settings.plain(part)[name]
+        return self.settings.read(name)
+
+    def write_option(self, name: str, value: Any) -> None:
+        """Assign an option, from the next update on."""
+        if fields_of(type(self))[name].kind.fixed:
+            if '_is_built' in self.__dict__:
+                raise ValueError(f'{name} of {type(self).__name__} is fixed. Build another optimizer.')
+            attributes: Any = self.__dict__
+            attributes[name] = value
+        else:
+            self.settings.set(name, value, None, self._core.check_change)
+
+    def __getattr__(self, name: str) -> Any:  # called only if there is no such attribute
+        if name in ('_core', '_updater'):
+            raise ValueError(f'{COPY} {type(self).__name__} is a copy.')
+        raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if 'settings' in self.__dict__ and self.settings.find(name):
-            self.settings.set(name, value, None, self._check_change)
-        elif name in self.__dict__ and name in inspect.signature(type(self)).parameters:
+        if '_is_built' in self.__dict__ and not isinstance(getattr(type(self), name, None), property):
+            self._admit_attribute(name, value)
+        super().__setattr__(name, value)
+
+    def _admit_attribute(self, name: str, value: Any) -> None:
+        """Raise unless an attribute may be assigned after construction."""
+        fields, old = fields_of(type(self)), self.__dict__.get(name)
+        if name in fields:
+            return
+        if name in self.__dict__ and name in inspect.signature(type(self)).parameters:
             raise ValueError(f'{name} of {type(self).__name__} is fixed. Build another optimizer.')
-        else:
-            super().__setattr__(name, admitted(self, name, value) if '_is_built' in self.__dict__ else value)
-
-    def _admit(self, options: Hyperparameters) -> None:
-        """Refuse options that do not go together; what is traced is not known."""
-        if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(options)):
-            self.check_options(options)
-        if self.decays and options.decoupled_weight_decay:
-            raise ValueError(f'Invalid decoupled_weight_decay=True. {type(self).__name__} applies weight_decay itself.')
-
-    def _check_change(self, before: Hyperparameters, after: Hyperparameters) -> None:
-        """Refuse options that do not go together, or change what the rule remembers of weights it has already."""
-        self._admit(after)
-        w = jnp.zeros((1, 1))
-        old, new = (first_slots(self, w, hp, self._treatment) | self.init_slots(w, hp) for hp in (before, after))
-        same = old.keys() == new.keys() and all(old[k] is new[k] or equal(old[k], new[k]) for k in old)
-        if self._groups and not same:
-            changed = {k: v for k, v in after.values().items() if v != before.values()[k]}
-            raise ValueError(
-                f'{changed} cannot be assigned once weights are registered: the memory of each '
-                f'would begin as {sorted(new)}, and it is {sorted(old)}.'
+        if not (name.startswith('_') or name in self.__dict__ or hasattr(type(self), name)):
+            options = sorted(name for name, own in fields.items() if not (own.kind.fixed or own.init_only))
+            close = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
+            raise AttributeError(
+                f'Invalid {name}={value!r}. {type(self).__name__} has no such option. '
+                f'Must be among {close or options}; attributes of your own are set in the constructor.'
             )
-
-    # evaluation
-
-    def eval_weights(self) -> AbstractContextManager[None]:
-        """``with optimizer.eval_weights():`` the States hold the weights to evaluate, such as averages.
-
-        Leaving the block, by an exception too, puts back the very arrays that were there. Inside it an update,
-        a registration, a checkpoint and another ``eval_weights`` are errors. ``TypeError`` if the weights in
-        training are those to evaluate.
-        """
-        return evaluation.eval_weights(self)
-
-    # checkpoints
-
-    state_dict = checkpoint.state_dict
-    load_state_dict = checkpoint.load_state_dict
-    save = checkpoint.save
-    load = checkpoint.load
-    reset = checkpoint.reset
-    load_torch_state_dict = conversion.load_torch_state_dict
-    torch_state_dict = conversion.torch_state_dict
-    load_optax_state = conversion.load_optax_state
-    load_braintools_state_dict = conversion.load_braintools_state_dict
+        if isinstance(old, (brainstate.State, Settings)) and not isinstance(value, type(old)):
+            raise TypeError(f'Invalid {name}={value!r}. Must be {type(old).__name__}, of which only the value changes.')
 
     def __deepcopy__(self, memo: Any = None) -> Self:
         raise TypeError(COPY)
 
     def __str__(self) -> str:
-        return summary(self)
+        return summary(self._core)
 
     def __repr__(self) -> str:
         options = {**self.settings.plain('defaults'), **self.settings.plain('shared')}
-        shown = ''.join(f', {k}={v!r}' for k, v in options.items() if k not in ('lr_scale', 'schedules'))
+        shown = ''.join(f', {k}={v!r}' for k, v in options.items() if k != 'lr_scale')
         return f'{type(self).__name__}(lr={self.lr_scheduler!r}{shown})'
 
 
-Optimizer.__signature__ = constructor_signature(Optimizer, SHARED)
+def shown_signature(cls: type[Optimizer]) -> inspect.Signature:
+    """Return the signature of the constructor, which brainstate's Node hides, with the shared options last."""
+    shared = fields_of(Optimizer) if cls is not Optimizer else {}
+    fields = list(signature_of(fields_of(cls)).parameters.values())
+    fields.sort(key=lambda p: p.kind is p.KEYWORD_ONLY and p.name in shared)
+    if cls.__init__ is not Optimizer.__init__:
+        own = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        takes_shared = bool(own) and own[-1].kind is inspect.Parameter.VAR_KEYWORD
+        more = [p for p in fields if p.kind is p.KEYWORD_ONLY and p.name in shared] if takes_shared else []
+        taken = {p.name for p in own}
+        fields = [*own[: -1 if takes_shared else None], *(p for p in more if p.name not in taken)]
+    return inspect.Signature(fields)
 
 
-def equal(a: Any, b: Any) -> bool:
-    """Whether two arrays are; while tracing, when that is not known, they are taken to be."""
-    same = jnp.array_equal(a, b)
-    return isinstance(same, Tracer) or bool(same)
-
-
-def floating_dtype(dtype: Any) -> Any:
-    refusal = f'Invalid state_dtype={dtype!r}. Must be a floating-point dtype.'
-    try:
-        found = jnp.dtype(dtype)
-    except TypeError:
-        raise TypeError(refusal) from None
-    if not jnp.issubdtype(found, jnp.floating):
-        raise TypeError(refusal)
-    return found
+Optimizer.__signature__ = shown_signature(Optimizer)

@@ -1,72 +1,123 @@
-"""Settings: the options of an optimizer and of its groups, and the schedules that drive them."""
+"""Settings: the options of an optimizer and of its groups in one State, and the schedules that drive them."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import brainstate
+import jax
 from brainstate.graph import Node
 from jax.core import Tracer
 
-from braintools_optim.options import (
-    Decay,
-    Hyperparameters,
-    MissingKeyError,
-    Packed,
-    as_number,
-    is_on,
-    to_leaf,
-    validate,
-)
+from braintools_optim.compiled.access import inside_transformation
+from braintools_optim.options.fields import fields_of
+from braintools_optim.options.hyperparameters import Decay, Hyperparameters, Packed, values_of
+from braintools_optim.options.hyperparameters import replace as with_values
+from braintools_optim.options.kinds import RATE, Kind, MissingKeyError, as_number, is_on
 from braintools_optim.schedulers.base import LRScheduler, Position
 from braintools_optim.schedulers.function import OptaxSchedule, as_scheduler
-from braintools_optim.states import inside_transformation
 
-__all__ = ['OptimState', 'Settings', 'frozen_names']
+__all__ = ['OptimState', 'OptionValues', 'Settings']
 
 Options = dict[str, Any]
-HIDDEN = ('schedules', 'frozen')  # flags that are no options: how often schedules changed, the names of frozen weights
 Schedules = dict[str, dict[str, LRScheduler]]  # by part and option
 Check = Callable[[Hyperparameters, Hyperparameters], None]  # of the options before and after a change
 
 
 class OptimState(brainstate.LongTermState):
-    """A State that an optimizer owns: its memory, its counter, its options."""
+    """A State that an optimizer has: its slots, its counter, its options."""
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=['shared', 'defaults', 'groups'],
+    meta_fields=['frozen', 'schedule_changes'],
+)
+@dataclass(frozen=True)
+class OptionValues:
+    """The options by part. A function that is compiled already is compiled anew when a flag or a meta field changes."""
+
+    shared: Hyperparameters
+    """The options that concern all groups together."""
+    defaults: Hyperparameters
+    """The options of groups that do not override them."""
+    groups: list[Hyperparameters]
+    """The options of each group."""
+    frozen: frozenset[str] = frozenset()
+    """The names of the parameters that are not updated."""
+    schedule_changes: int = 0
+    """How often the schedules were replaced: a compiled function must not go on with a former one."""
+
+
+@functools.cache
+def kinds_of(owner: type) -> Mapping[str, Kind]:
+    """Return the kinds of the hyperparameters of a class by name, the learning rate's included."""
+    fields = {name: own.kind for name, own in fields_of(owner).items() if not (own.kind.fixed or own.init_only)}
+    return {**fields, 'lr': RATE}
+
+
+@functools.cache
+def shared_names(owner: type) -> frozenset[str]:
+    """Return the names of the options that concern all groups together."""
+    return frozenset(name for name, own in fields_of(owner).items() if own.over_all)
 
 
 class Settings(Node):
-    """Options in one State, by part: those shared by all groups together, the defaults, and each group's.
+    """The options in one State, by part, and the schedules that drive some of them.
 
-    Flags, and which schedules there are, belong to the structure of the State's value: functions that
-    are compiled already are compiled anew when they change. Numbers are leaves, and change without that.
+    Flags, frozen names and the number of replaced schedules belong to the structure of the State's value: functions
+    that are compiled already are compiled anew when they change. Numbers are leaves and change without compilation.
     """
 
-    def __init__(self, lr: Any, shared: Options, defaults: Options, kinds: Mapping[str, Any], step_count: OptimState):
+    def __init__(self, owner: type, lr: Any, options: Options, step_count: OptimState):
+        self.owner = owner
         self.step_count = step_count
-        self.own: list[set[str]] = []  # of each group, the names of the options that are its own
+        self.overridden: list[set[str]] = []  # for each group, the names of the options that it overrides
         self.schedules: Schedules = {}
-        shared, shared_schedules = split(shared, {})
-        defaults, default_schedules = split(defaults, kinds)
-        values = {
-            'shared': Hyperparameters.as_leaves({**shared, **dict.fromkeys(HIDDEN, '')}),
-            'defaults': Hyperparameters.as_leaves(defaults),
-            'groups': [],
-        }
+        over_all = shared_names(owner)
+        shared, shared_schedules = self.split({name: x for name, x in options.items() if name in over_all})
+        defaults, schedules = self.split({name: x for name, x in options.items() if name not in over_all})
+        values = OptionValues(self.as_leaves(shared), self.as_leaves(defaults), [])
         self.values = OptimState(Packed.of(values))
-        self.lr_scheduler = self._admitted(lr)
-        self._commit(values, {'shared': shared_schedules, 'defaults': default_schedules})
+        self.lr_scheduler = self.admit(lr)
+        self.commit(values, {'shared': shared_schedules, 'defaults': schedules})
 
-    # what the next update takes
+    # forms of options
+
+    def split(self, options: Options) -> tuple[Options, dict[str, LRScheduler]]:
+        """Return checked options, and the schedules among them, in whose places stand their base rates."""
+        kinds, checked, schedules = kinds_of(self.owner), {}, {}
+        for name, value in options.items():
+            if callable(value) and kinds[name].schedulable:
+                schedule: Any = value
+                schedules[name] = as_scheduler(schedule)
+                value = schedules[name].base_lrs[0]
+            checked[name] = kinds[name].check(name, value)
+        return checked, schedules
+
+    def as_leaves(self, options: Options) -> Hyperparameters:
+        """Return checked options in the form that the State holds."""
+        kinds = kinds_of(self.owner)
+        return Hyperparameters({name: kinds[name].to_leaf(value) for name, value in options.items()})
+
+    def as_plain(self, hp: Hyperparameters) -> Options:
+        """Return options as Python numbers and flags."""
+        kinds = kinds_of(self.owner)
+        return {name: kinds[name].from_leaf(leaf) for name, leaf in values_of(hp).items()}
+
+    # what the next update reads
 
     @property
-    def options(self) -> dict[str, Any]:
-        """The options by part, as schedules find them."""
-        options: dict[str, Any] = self.values.value.tree
+    def options(self) -> OptionValues:
+        """The options by part, before schedules drive them."""
+        options: OptionValues = self.values.value.tree
         return options
 
     def sources(self) -> list[brainstate.State]:
-        """The States that the present rates of all schedules depend on."""
+        """Return the States that the present rates of all schedules depend on."""
         sources: list[brainstate.State] = [*self.lr_scheduler.sources().values()]
         for own in self.schedules.values():
             for schedule in own.values():
@@ -74,7 +125,7 @@ class Settings(Node):
         return sources
 
     def positions(self, values: Iterable[Any] | None = None) -> dict[str, Any]:
-        """Where all schedules stand, given the values of these States if they are not to be read."""
+        """Return the positions of all schedules, from these values of their States or else from the States."""
         remaining = iter([state.value for state in self.sources()] if values is None else values)
 
         def of(schedule: LRScheduler) -> Position:
@@ -84,43 +135,41 @@ class Settings(Node):
         options = {part: {n: of(schedule) for n, schedule in own.items()} for part, own in self.schedules.items()}
         return {'lr': lr, 'options': options}
 
-    def part(self, values: Mapping[str, Any], positions: Mapping[str, Any], part: str | int) -> Hyperparameters:
-        """The options of a part (a group by its number), as schedules drive them; a pure function of the values."""
+    def part(self, values: OptionValues, positions: Mapping[str, Any], part: str | int) -> Hyperparameters:
+        """Return the options of a part, or of a group by its number, as schedules drive them. A pure function."""
         group = part if isinstance(part, int) else None
-        hp: Hyperparameters = values[str(part)] if group is None else values['groups'][group]
-        driven: Options = {}
+        hp: Hyperparameters = getattr(values, str(part)) if group is None else values.groups[group]
+        kinds, driven = kinds_of(self.owner), {}
         for where in [str(part)] if group is None else ['defaults', str(group)]:
             for name, schedule in self.schedules.get(where, {}).items():
-                if where != 'defaults' or group is None or name not in self.own[group]:
-                    driven[name] = to_leaf(name, schedule.rate(positions['options'][where][name]))
+                if where != 'defaults' or group is None or name not in self.overridden[group]:
+                    driven[name] = kinds[name].to_leaf(schedule.rate(positions['options'][where][name]))
         if part != 'shared' and getattr(self.lr_scheduler, 'cycle_momentum', False):
             momentum = self.lr_scheduler.momentum_at(positions['lr']['epoch'], group or 0)
-            if 'momentum' in hp.values():
+            if 'momentum' in values_of(hp):
                 driven['momentum'] = momentum
             else:
                 driven['betas'] = (Decay.of(momentum), *hp.betas[1:])
         if group is not None:
             driven['lr'] = hp.lr_scale * self.lr_scheduler.rate(positions['lr'], hp.lr, group)
-        return hp.with_values(**driven)
+        return with_values(hp, **driven)
 
     def plain(self, part: str | int) -> Options:
-        """The present options of a part as Python numbers and flags."""
-        return self.part(self.options, self.positions(), part).plain().values()
+        """Return the present options of a part as Python numbers and flags."""
+        return self.as_plain(self.part(self.options, self.positions(), part))
 
-    def find(self, name: str) -> str | None:
-        """The part that an option of the whole optimizer belongs to; None if there is no such option."""
-        values = self.values.value.flags if 'values' in self.__dict__ else {}  # the graph is putting this together
-        parts = [p for p in ('shared', 'defaults') if p in values and name in values[p].values()]
-        return parts[0] if parts and name not in HIDDEN else None
+    def read(self, name: str) -> Any:
+        """Return the present value of an option of the optimizer."""
+        return self.plain('shared' if name in shared_names(self.owner) else 'defaults')[name]
 
     # changes
 
     def added(self, groups: Sequence[Options]) -> tuple[list[Options], Callable[[], None]]:
-        """The options of further groups with these of their own; and what adds them."""
+        """Return the options of further groups that override these, and a function that adds the groups."""
         values, schedules = self.options, dict(self.schedules)
-        every, owned = [], []
-        for index, overrides in enumerate(groups, len(self.own)):
-            options = {**values['defaults'].plain().values(), 'lr': self.lr_scheduler.base_lr_of(index)}
+        every, overridden = [], []
+        for index, overrides in enumerate(groups, len(self.overridden)):
+            options = {**self.as_plain(values.defaults), 'lr': self.lr_scheduler.base_lr_of(index)}
             if unknown := overrides.keys() - options.keys():
                 raise TypeError(f'Unknown options of a group: {sorted(unknown)}. Must be among {sorted(options)}.')
             if 'lr' in overrides and not self.lr_scheduler.uses_base_lr:
@@ -128,56 +177,60 @@ class Settings(Node):
                     f'A group cannot have an lr of its own under {type(self.lr_scheduler).__name__}: '
                     f'give it an lr_scale, or list the base rates of all groups in the schedule.'
                 )
-            own, schedules[str(index)] = split(overrides, options)
+            own, schedules[str(index)] = self.split(dict(overrides))
             every.append(options | own)
-            owned.append(set(own))
+            overridden.append(set(own))
 
         def add() -> None:
-            self.own = [*self.own, *owned]
-            self._commit({**values, 'groups': [*values['groups'], *map(Hyperparameters.as_leaves, every)]}, schedules)
+            self.overridden = [*self.overridden, *overridden]
+            self.commit(replace(values, groups=[*values.groups, *map(self.as_leaves, every)]), schedules)
 
         return every, add
 
     def set(self, name: str, value: Any, group: int | None, check: Check) -> None:
-        """Change an option, of one group or of all that have not their own, from the next update on."""
-        values, part = self.options, self.find(name)
-        if part is None or (part == 'shared' and group is not None):
-            raise MissingKeyError(f'{name!r} is no option. Must be among {sorted(values["defaults"].values())}.')
-        options, schedules = split({name: value}, values[part].plain().values())
+        """Change an option, of one group or of all that do not override it, from the next update on."""
+        values, over_all = self.options, name in shared_names(self.owner)
+        if name not in values_of(values.shared if over_all else values.defaults) or (over_all and group is not None):
+            raise MissingKeyError(f'{name!r} is no option. Must be among {sorted(values_of(values.defaults))}.')
+        options, schedules = self.split({name: value})
 
         def changed(hp: Hyperparameters) -> Hyperparameters:
-            if part != 'shared' and not isinstance(value, Tracer):
-                check(hp.plain(), hp.plain().with_values(**options))
-            return hp.with_values(**Hyperparameters.as_leaves(options).values())
+            if not over_all and not isinstance(value, Tracer):
+                before = self.as_plain(hp)
+                check(Hyperparameters(before), Hyperparameters(before | options))
+            return with_values(hp, **values_of(self.as_leaves(options)))
 
-        if group is None:
-            values = {**values, part: changed(values[part])}
+        if over_all:
+            values = replace(values, shared=changed(values.shared))
+        elif group is None:
+            values = replace(values, defaults=changed(values.defaults))
         chosen = [
-            i == group or (group is None and part != 'shared' and name not in own) for i, own in enumerate(self.own)
+            i == group or (group is None and not over_all and name not in x) for i, x in enumerate(self.overridden)
         ]
-        values['groups'] = [changed(hp) if c else hp for c, hp in zip(chosen, values['groups'], strict=True)]
-        where = part if group is None else str(group)
+        groups = [changed(hp) if c else hp for c, hp in zip(chosen, values.groups, strict=True)]
+        where = ('shared' if over_all else 'defaults') if group is None else str(group)
         others = {n: s for n, s in self.schedules.get(where, {}).items() if n != name}
         # a compiled function would go on with the schedule that drives this option by default
         renewed = group is not None and name in self.schedules.get('defaults', {})
         if group is not None:
-            self.own = [own | {name} if i == group else own for i, own in enumerate(self.own)]
-        self._commit(values, {**self.schedules, where: {**others, **schedules}}, renewed)
+            self.overridden = [x | {name} if i == group else x for i, x in enumerate(self.overridden)]
+        self.commit(replace(values, groups=groups), {**self.schedules, where: {**others, **schedules}}, renewed)
 
     def follow(self, lr: Any) -> None:
         """Follow another schedule of the learning rate from now on."""
-        self.lr_scheduler = self._admitted(lr)
+        self.lr_scheduler = self.admit(lr)
         values = self.options
         groups = [
-            hp if 'lr' in own else hp.with_values(lr=to_leaf('lr', self.lr_scheduler.base_lr_of(i)))
-            for i, (own, hp) in enumerate(zip(self.own, values['groups'], strict=True))
+            hp if 'lr' in own else with_values(hp, lr=RATE.to_leaf(self.lr_scheduler.base_lr_of(i)))
+            for i, (own, hp) in enumerate(zip(self.overridden, values.groups, strict=True))
         ]
-        self._commit({**values, 'groups': groups}, dict(self.schedules), renewed=True)
+        self.commit(replace(values, groups=groups), dict(self.schedules), renewed=True)
 
-    def _admitted(self, lr: Any) -> LRScheduler:
+    def admit(self, lr: Any) -> LRScheduler:
+        """Return the schedule of a learning rate; raise if the optimizer lacks the momentum that it cycles."""
         scheduler = as_scheduler(lr)
         if getattr(scheduler, 'cycle_momentum', False):
-            options = self.options['defaults'].plain().values()
+            options = self.as_plain(self.options.defaults)
             if options.keys().isdisjoint({'momentum', 'betas'}):
                 raise ValueError('Invalid cycle_momentum=True. This optimizer has neither momentum nor betas.')
             if not is_on(options.get('momentum', 1.0)):
@@ -186,71 +239,53 @@ class Settings(Node):
             scheduler.follow(self.step_count)
         return scheduler
 
-    def _commit(self, values: dict[str, Any], schedules: Schedules, renewed: bool = False) -> None:
-        """Write the options; the number of changes of schedules is a flag among them."""
+    def commit(self, values: OptionValues, schedules: Schedules, renewed: bool = False) -> None:
+        """Write the options, and count the change if schedules are replaced."""
         for schedule in (s for own in schedules.values() for s in own.values()):
             if isinstance(schedule, OptaxSchedule) and schedule.last_epoch is not self.step_count:
                 schedule.follow(self.step_count)
         if renewed or schedules != self.schedules:
-            shared = values['shared']
-            values = {**values, 'shared': shared.with_values(schedules=shared.schedules + '+')}
+            values = replace(values, schedule_changes=values.schedule_changes + 1)
         self.schedules = schedules
         self.values.value = Packed.of(values)
 
     @property
     def frozen(self) -> frozenset[str]:
-        """The names of the weights that stay as they are."""
-        return frozen_names(self.values.value.flags['shared'])
+        """The names of the parameters that are not updated."""
+        frozen: frozenset[str] = self.values.value.flags.frozen
+        return frozen
 
     def freeze(self, names: Iterable[str]) -> None:
-        """Let these weights, and no others, stay as they are."""
-        values = self.options
-        shared = values['shared'].with_values(frozen='\n'.join(sorted(names)))
-        self._commit({**values, 'shared': shared}, self.schedules)
+        """Freeze these parameters and no others."""
+        self.commit(replace(self.options, frozen=frozenset(names)), self.schedules)
 
     # learning rates
 
     def lr_of(self, group: int) -> Any:
-        """The rate that a group applies."""
-        return as_number(self.part(self.options, self.positions(), group).lr) if self.own else self.lr_scheduler()
+        """Return the rate that a group applies."""
+        if not self.overridden:
+            return self.lr_scheduler()
+        return as_number(self.part(self.options, self.positions(), group).lr)
 
     def set_lr(self, value: Any) -> None:
         """Set the rate of the schedule so that the first group applies ``value``."""
-        scale = as_number(self.options['groups'][0].lr_scale) if self.own else 1.0
+        scale = as_number(self.options.groups[0].lr_scale) if self.overridden else 1.0
         refusal = f'Invalid lr={value!r}. The first group has an lr_scale of 0: no rate gives it.'
-        self.lr_scheduler.set_rate(ratio(validate('lr', value), scale, refusal))
+        self.lr_scheduler.set_rate(quotient(RATE.check('lr', value), scale, refusal))
 
     def set_lr_of(self, group: int, value: Any, check: Check) -> None:
-        """Set the rate that a group applies: that of the schedule, if there is but one group."""
-        if len(self.own) == 1:
+        """Set the rate that a group applies; if it is the only group, that of the schedule."""
+        if len(self.overridden) == 1:
             self.set_lr(value)
             return
-        hp = self.options['groups'][group]
+        hp = self.options.groups[group]
         scheduled = as_number(self.lr_scheduler.rate(self.lr_scheduler.position(), hp.lr, group))
         refusal = f'Invalid lr={value!r} of group {group}. The schedule stands at zero: no factor gives it.'
-        self.set('lr_scale', ratio(validate('lr', value), scheduled, refusal), group, check)
+        self.set('lr_scale', quotient(RATE.check('lr', value), scheduled, refusal), group, check)
 
 
-def frozen_names(shared: Hyperparameters) -> frozenset[str]:
-    """The names of frozen weights among the shared options."""
-    names: str = shared.frozen
-    return frozenset(names.split('\n')) if names else frozenset()
-
-
-def split(options: Options, kinds: Mapping[str, Any]) -> tuple[Options, dict[str, LRScheduler]]:
-    """Options as numbers and flags; and the schedules among them, whose base rates stand in their place."""
-    checked, schedules = {}, {}
-    for name, value in options.items():
-        kind = kinds.get(name, value)
-        if callable(value) and not isinstance(kind, (bool, str, tuple)):
-            schedules[name] = as_scheduler(value)
-            value = schedules[name].base_lrs[0]
-        checked[name] = validate(name, value, like=None if callable(kind) else kind)
-    return checked, schedules
-
-
-def ratio(value: Any, by: Any, refusal: str) -> Any:
-    """``value / by``; an error if that is zero, unless a transformation only tries out what happens."""
+def quotient(value: Any, by: Any, refusal: str) -> Any:
+    """Return ``value / by``; raise if ``by`` is 0, unless a transformation only probes the function."""
     if not isinstance(by, Tracer) and by == 0:
         if not inside_transformation():
             raise ValueError(refusal)

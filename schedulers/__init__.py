@@ -1,4 +1,4 @@
-"""Learning rate schedules: pure functions of the epoch with one counter."""
+"""Learning rate schedules: pure functions of the epoch."""
 
 from braintools_optim.schedulers.annealing import CosineAnnealingLR, CosineAnnealingWarmRestarts
 from braintools_optim.schedulers.base import LRScheduler

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from brainstate import LongTermState
 from jax.core import Tracer
 
-from braintools_optim.options import UNIT, as_number, validate
-from braintools_optim.schedulers.arguments import validate_within
-from braintools_optim.schedulers.base import LRScheduler, Position, Reading
-from braintools_optim.schedulers.curves import half_wave, line, passed, power
+from braintools_optim.options.kinds import UNIT, Scalar, as_number
+from braintools_optim.schedulers.arguments import FINITE, FLAG, NON_NEGATIVE, PERIOD, POSITIVE, Within
+from braintools_optim.schedulers.base import DerivedValue, LRScheduler, Position
+from braintools_optim.schedulers.curves import count_passed, half_cosine, interpolate, precise_power
 
 __all__ = ['CosineAnnealingLR', 'CosineAnnealingWarmRestarts']
 
@@ -21,7 +21,7 @@ Array = jax.Array
 
 
 class CosineAnnealingLR(LRScheduler):
-    r"""Half a cosine from the base rate down to ``eta_min``, which then holds.
+    r"""Anneal the base rate to ``eta_min`` along half a cosine and then hold it.
 
     .. math:: \eta_t = \eta_{min} + \tfrac12 (\eta_0 - \eta_{min}) \left(1 + \cos\frac{\pi t}{T_{max}}\right)
 
@@ -30,16 +30,11 @@ class CosineAnnealingLR(LRScheduler):
     base_lr, last_epoch
         See :class:`LRScheduler`.
     T_max : int, default 50
-        The epoch at which ``eta_min`` is reached. Above 0.
+        Epoch at which the rate reaches ``eta_min``, > 0.
     eta_min : float, default 0.0
-        The least rate. At least 0.
+        Minimum rate, >= 0.
     periodic : bool, default False
-        Go on with the wave past ``T_max``, as torch does.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
+        Continue the cosine after ``T_max``, as torch does, instead of holding ``eta_min``.
 
     References
     ----------
@@ -60,44 +55,39 @@ class CosineAnnealingLR(LRScheduler):
         *,
         periodic: bool = False,
     ):
-        self.T_max = validate('T_max', T_max)
-        self.eta_min = validate('eta_min', eta_min)
-        self.periodic = validate('periodic', periodic, like=False)
+        self.T_max = POSITIVE.check('T_max', T_max)
+        self.eta_min = NON_NEGATIVE.check('eta_min', eta_min)
+        self.periodic = FLAG.check('periodic', periodic)
         super().__init__(base_lr, last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any) -> Any:
-        left = self.T_max - epoch if self.periodic else jnp.maximum(self.T_max - epoch, 0)
-        return line(self.eta_min, base_lr, half_wave(left / self.T_max))
+    def formula(self, epoch: Array, base_lr: Scalar) -> Scalar:
+        remaining = self.T_max - epoch if self.periodic else jnp.maximum(self.T_max - epoch, 0)
+        return interpolate(self.eta_min, base_lr, half_cosine(remaining / self.T_max))
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):
-    r"""Half a cosine down to ``eta_min``, again and again, each cycle ``T_mult`` times as long as the one before.
+    r"""Anneal the rate to ``eta_min`` along half a cosine, then restart; each cycle is ``T_mult`` times longer.
 
     .. math::
         \eta_t = \eta_{min} + \tfrac12 (\eta_0 - \eta_{min}) \, d^n
         \left(1 + \cos\frac{\pi T_{cur}}{T_i}\right), \quad T_i = T_0 \, T_{mult}^n
 
-    where :math:`n` is the number of restarts so far and :math:`T_{cur}` the epochs since the last.
-    ``T_cur.value`` and ``T_i.value`` read where the schedule stands; ``step(epoch=2.5)`` goes to an
-    epoch between two.
+    where :math:`n` is the number of restarts so far and :math:`T_{cur}` is the number of epochs since the last
+    restart. ``T_cur.value`` and ``T_i.value`` return the present values. ``step(epoch=2.5)`` goes to an epoch
+    between two whole epochs.
 
     Parameters
     ----------
     base_lr, last_epoch
         See :class:`LRScheduler`.
     T_0 : int, default 10
-        The length of the first cycle. At least 1.
+        Length of the first cycle in epochs, >= 1.
     T_mult : int, default 1
-        At least 1.
+        Factor by which each cycle is longer than the previous cycle, >= 1.
     eta_min : float, default 0.0
-        The least rate. At least 0.
+        Minimum rate, >= 0.
     decay : float, default 1.0
-        :math:`d`, the height above ``eta_min`` of each peak over that of the one before. In [0, 1].
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
+        Factor :math:`d` by which each restart lowers the height of the peak above ``eta_min``, in [0, 1].
 
     References
     ----------
@@ -123,48 +113,49 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         *,
         decay: float = 1.0,
     ):
-        self.T_0 = validate('T_0', T_0)
-        self.T_mult = validate('T_mult', T_mult)
-        self.eta_min = validate('eta_min', eta_min)
-        self.decay = validate_within('decay', decay, UNIT)
+        self.T_0 = PERIOD.check('T_0', T_0)
+        self.T_mult = PERIOD.check('T_mult', T_mult)
+        self.eta_min = NON_NEGATIVE.check('eta_min', eta_min)
+        self.decay = Within(FINITE, UNIT).check('decay', decay)
         self.fraction = LongTermState(jnp.zeros(()))
         super().__init__(base_lr, last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any) -> Any:
+    def formula(self, epoch: Array, base_lr: Scalar) -> Scalar:
         restarts, current, length = self.cycle(epoch)
-        return line(self.eta_min, base_lr, power(self.decay, restarts) * half_wave((length - current) / length))
+        height = precise_power(self.decay, restarts) * half_cosine((length - current) / length)
+        return interpolate(self.eta_min, base_lr, height)
 
     def cycle(self, epoch: Array) -> tuple[Array, Array, Array]:
-        """The number of restarts until ``epoch``, the epochs since the last, and the length of the cycle."""
+        """Return the number of restarts up to ``epoch``, the epochs since the last restart, and the cycle's length."""
         if self.T_mult == 1:
             return epoch // self.T_0, epoch % self.T_0, jnp.full(epoch.shape, self.T_0)
         lengths, starts = [self.T_0], [0]
         while starts[-1] + lengths[-1] < 2**31:
             starts.append(starts[-1] + lengths[-1])
             lengths.append(lengths[-1] * self.T_mult)
-        restarts = passed(starts, epoch) - 1
+        restarts = count_passed(starts, epoch) - 1
         return restarts, epoch - jnp.asarray(starts)[restarts], jnp.asarray(lengths, float)[restarts]
 
     @property
-    def T_cur(self) -> Reading:  # noqa: N802
-        """The epochs since the last restart, by ``.value``."""
-        return Reading(lambda: whole(self.cycle(self.epoch_at(self.position()))[1]))
+    def T_cur(self) -> DerivedValue[Scalar]:  # noqa: N802
+        """The number of epochs since the last restart, as ``T_cur.value``."""
+        return DerivedValue(lambda: as_integer_if_whole(self.cycle(self.epoch_at(self.position()))[1]))
 
     @property
-    def T_i(self) -> Reading:  # noqa: N802
-        """The length of the present cycle, by ``.value``."""
-        return Reading(lambda: whole(self.cycle(self.epoch_at(self.position()))[2]))
+    def T_i(self) -> DerivedValue[Scalar]:  # noqa: N802
+        """The length of the present cycle in epochs, as ``T_i.value``."""
+        return DerivedValue(lambda: as_integer_if_whole(self.cycle(self.epoch_at(self.position()))[2]))
 
     def sources(self) -> dict[str, LongTermState]:
         return {**super().sources(), 'fraction': self.fraction}
 
-    def epoch_at(self, position: Position) -> Any:
-        return position['epoch'] + position['fraction']
+    def epoch_at(self, position: Position) -> Array:
+        epoch: Array = position['epoch'] + position['fraction']
+        return epoch
 
-    def step(self, epoch: float | None = None) -> None:
-        """Advance by one epoch, or go to ``epoch``, which may lie between two."""
-        whole_epoch: Any = None if epoch is None else epoch // 1
-        super().step(whole_epoch)
+    def step(self, epoch: Scalar | None = None) -> None:
+        """Advance by one epoch, or go to ``epoch``, which may lie between two whole epochs."""
+        super().step(None if epoch is None else epoch // 1)
         if epoch is not None:
             self.fraction.value = jnp.asarray(epoch % 1, jnp.result_type(float))
 
@@ -176,7 +167,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         self.fraction.value = jnp.asarray(state_dict['T_cur'] % 1, jnp.result_type(float))
 
 
-def whole(x: Array) -> Any:
-    """A number, an int if it is whole; a tracer as it is."""
-    number = as_number(x)
+def as_integer_if_whole(x: Array) -> Scalar:
+    """Return a whole number as an int, another number as a float, and a tracer unchanged."""
+    number: Scalar = as_number(x)
     return number if isinstance(number, Tracer) or number % 1 else int(number)

@@ -1,53 +1,100 @@
-"""Checks of the arguments that only schedules take: names, growing sequences, lists with an entry for each group."""
+"""Kinds of the arguments of schedules, and the expansion of arguments that may have one value per parameter group."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from jax.core import Tracer
 
-from braintools_optim.options import Range, validate
+from braintools_optim.options.kinds import (
+    ANY_FINITE,
+    AT_LEAST_ONE,
+    AT_LEAST_ZERO,
+    BELOW_ONE,
+    UNIT,
+    Choice,
+    Flag,
+    Kind,
+    Number,
+    Range,
+)
+from braintools_optim.options.kinds import POSITIVE as ABOVE_ZERO
 
-__all__ = ['validate_choice', 'validate_each', 'validate_increasing', 'validate_per_group', 'validate_within']
+__all__ = [
+    'COUNT',
+    'FINITE',
+    'FLAG',
+    'FRACTION',
+    'MOMENTUM',
+    'NON_NEGATIVE',
+    'PERIOD',
+    'POSITIVE',
+    'Each',
+    'OneOf',
+    'Within',
+    'expand_per_group',
+]
+
+FLAG = Flag()
+FINITE = Number(ANY_FINITE)
+NON_NEGATIVE = Number(AT_LEAST_ZERO)
+POSITIVE = Number(ABOVE_ZERO)
+FRACTION = Number(UNIT)
+MOMENTUM = Number(BELOW_ONE)
+COUNT = Number(AT_LEAST_ZERO, integer=True)
+PERIOD = Number(AT_LEAST_ONE, integer=True)
 
 
-def validate_choice(name: str, value: Any, allowed: Sequence[str]) -> str:
-    """``value`` if it is one of the ``allowed``."""
-    if value not in allowed:
-        raise ValueError(f'Invalid {name}={value!r}. Must be one of {", ".join(map(repr, allowed))}.')
-    return str(value)
+@dataclass(frozen=True)
+class OneOf(Choice):
+    """One of several names. The error message lists the names without the parentheses of a tuple."""
+
+    def check(self, name: str, value: Any) -> str:
+        if value not in self.values:
+            raise ValueError(f'Invalid {name}={value!r}. Must be one of {", ".join(map(repr, self.values))}.')
+        return str(value)
 
 
-def validate_within(name: str, value: Any, allowed: Range) -> Any:
-    """``value`` as a number, where a class allows less than its name does elsewhere."""
-    number = validate(name, value)
-    if not isinstance(number, Tracer) and number not in allowed:
-        raise ValueError(f'Invalid {name}={value!r}. Must be {allowed}.')
-    return number
+@dataclass(frozen=True)
+class Within(Kind):
+    """A number of another kind that is restricted further to a range."""
+
+    kind: Number
+    allowed: Range
+
+    def check(self, name: str, value: Any) -> Any:
+        number = self.kind.check(name, value)
+        if not isinstance(number, Tracer) and number not in self.allowed:
+            raise ValueError(f'Invalid {name}={value!r}. Must be {self.allowed}.')
+        return number
 
 
-def validate_each(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
-    """Several numbers, each as :func:`validate` gives it."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f'Invalid {name}={values!r}. Must be a sequence of numbers.')
-    return tuple(validate(name, value) for value in values)
+@dataclass(frozen=True)
+class Each(Kind):
+    """A sequence of any length whose entries are numbers of the same kind, strictly increasing if so declared."""
+
+    entry: Number
+    increasing: bool = False
+
+    def check(self, name: str, value: Any) -> tuple[Any, ...]:
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise TypeError(f'Invalid {name}={value!r}. Must be a sequence of numbers.')
+        numbers = tuple(self.entry.check(name, number) for number in value)
+        if self.increasing and any(not before < after for before, after in pairwise(numbers)):
+            raise ValueError(f'Invalid {name}={list(numbers)}. Must be increasing.')
+        return numbers
 
 
-def validate_increasing(name: str, values: Iterable[Any]) -> tuple[Any, ...]:
-    """Several numbers, each above the one before."""
-    numbers = validate_each(name, values)
-    if any(not before < after for before, after in pairwise(numbers)):
-        raise ValueError(f'Invalid {name}={list(numbers)}. Must be increasing.')
-    return numbers
-
-
-def validate_per_group(**options: Any) -> list[list[Any]]:
-    """Options that may be one value or a list with one for each parameter group, as lists of the same length."""
-    lists = {name: list(value) if isinstance(value, (list, tuple)) else [value] for name, value in options.items()}
-    first, most = max(lists.items(), key=lambda item: len(item[1]))
+def expand_per_group(**arguments: object) -> list[list[Any]]:
+    """Expand arguments that are one value, or a list with one value per parameter group, to lists of equal length."""
+    lists = {name: list(value) if isinstance(value, (list, tuple)) else [value] for name, value in arguments.items()}
+    longest_name, longest = max(lists.items(), key=lambda item: len(item[1]))
     for name, values in lists.items():
-        if len(values) not in (1, len(most)):
-            raise ValueError(f'Invalid {name}={values!r}. Must be one value or {len(most)}, as many as {first} has.')
-    return [values * (len(most) // len(values)) for values in lists.values()]
+        if len(values) not in (1, len(longest)):
+            raise ValueError(
+                f'Invalid {name}={values!r}. Must be one value or {len(longest)}, as many as {longest_name} has.'
+            )
+    return [values * (len(longest) // len(values)) for values in lists.values()]

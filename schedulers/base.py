@@ -1,57 +1,80 @@
-"""LRScheduler: a pure function of the epoch, and the States that say where it stands."""
+"""LRScheduler: the rate as a pure function of the epoch, and the States that hold the position of a schedule."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 from brainstate import LongTermState
 from brainstate.graph import Node
+from jax.typing import ArrayLike
 
-from braintools_optim.options import AT_LEAST_ZERO, MissingKeyError, as_number, validate
-from braintools_optim.signatures import constructor_signature
+from braintools_optim.options.kinds import RATE, MissingKeyError, Number, Range, Scalar, as_number
+from braintools_optim.schedulers.arguments import COUNT, NON_NEGATIVE
 
-__all__ = ['LRScheduler', 'Position', 'as_epoch', 'as_float', 'entry']
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
+__all__ = ['LRScheduler', 'Position', 'as_epoch', 'as_float', 'value_of_group']
+
+T = TypeVar('T')
 Array = jax.Array
 Position = dict[str, Any]
+"""The values of the States that the present rate of a schedule depends on, by name."""
+EPOCH = Number(Range(-1), integer=True)
+
+
+class FollowsSchedule(Protocol):
+    """An object that can follow a schedule, such as an optimizer."""
+
+    def add_scheduler(self, scheduler: LRScheduler, /) -> object: ...
 
 
 class LRScheduler(Node):
-    r"""A learning rate :math:`\eta(t, \eta_0)` of the epoch :math:`t` and a base rate :math:`\eta_0`.
+    r"""The base class of learning rate schedules: a rate :math:`\eta(t, \eta_0)` of epoch :math:`t` and base rate.
 
-    A subclass defines :meth:`formula`; all else, traced or not, is here. ``step()`` advances the
-    epoch and is the user's to call. A rate set by hand rescales the rest of the schedule in
-    proportion (a rate set while the schedule stands at zero holds until it leaves zero).
+    A subclass defines :meth:`formula`; this class provides the rest, inside and outside of compiled functions.
+    Optimizers do not advance a schedule: call :meth:`step` once per epoch, or once per update if the schedule
+    counts updates.
+
+    A rate that is set by hand rescales the rest of the schedule by the same factor. If the schedule is at
+    zero at that time, the rate stays as set until the schedule leaves zero.
+
+    Every schedule checks its arguments when it is built: a wrong type raises a ``TypeError``, and a value
+    out of range a ``ValueError``. Traced numbers are not checked.
 
     Parameters
     ----------
-    base_lr : float or sequence of float
-        The base rate, or one for each parameter group. At least 0.
+    base_lr : float or sequence of float, default 1e-3
+        Base rate :math:`\eta_0`, or a sequence of base rates, one per parameter group; >= 0.
     last_epoch : int, default 0
-        The epoch to begin at; -1, torch's way to write it, is 0 as well.
+        Epoch at which the schedule starts, >= -1. As in torch, -1 stands for the beginning, like 0.
     """
 
     __signature__: ClassVar[inspect.Signature]
-    _by_group: ClassVar[bool] = False
+    _takes_group: ClassVar[bool] = False
     uses_base_lr: ClassVar[bool] = True
-    """Whether the schedule can drive a group from an ``lr`` that it does not know; if not, that is refused."""
+    """Whether a parameter group may have an ``lr`` other than the base rates. Optimizers refuse one otherwise."""
+    cycle_momentum: bool = False
+    """Whether the schedule also drives the momentum, by :meth:`momentum_at`."""
+    is_part: bool = False
+    """Whether the schedule is a part of another schedule, which then holds the epoch for both."""
     last_epoch: LongTermState
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.__signature__ = constructor_signature(cls)
-        cls._by_group = 'group' in inspect.signature(cls.formula).parameters
+        cls._takes_group = 'group' in inspect.signature(cls.formula).parameters
 
-    def __init__(self, base_lr: float | Sequence[float] = 1e-3, last_epoch: int = 0):
+    def __init__(self, base_lr: float | Array | Sequence[float | Array] = 1e-3, last_epoch: int = 0):
         rates = base_lr if isinstance(base_lr, (list, tuple)) else [base_lr]
         if not rates:
             raise ValueError(f'Invalid base_lr={base_lr!r}. Must be a number or a sequence of at least one.')
-        self.base_lrs: tuple[Any, ...] = tuple(validate('base_lr', rate) for rate in rates)
-        self.last_epoch = LongTermState(jnp.asarray(max(validate('last_epoch', last_epoch), 0), jnp.int32))
+        self.base_lrs: tuple[Scalar, ...] = tuple(NON_NEGATIVE.check('base_lr', rate) for rate in rates)
+        self.last_epoch = LongTermState(jnp.asarray(max(EPOCH.check('last_epoch', last_epoch), 0), jnp.int32))
         self.manual = LongTermState({'rate': as_float(1.0), 'reference': as_float(1.0)})
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -62,64 +85,75 @@ class LRScheduler(Node):
                 raise ValueError(message)
         super().__setattr__(name, value)
 
-    def formula(self, epoch: Array, base_lr: Any) -> Any:
-        """The rate at an epoch (a number or an array, traced or not), without manual changes.
+    def formula(self, epoch: Array, base_lr: Scalar) -> ArrayLike:
+        """Return the rate at ``epoch`` (a number or an array, traced or not) without manual changes.
 
-        A schedule with options of each parameter group takes ``group``, its place, as a third argument.
+        A schedule whose arguments differ between parameter groups takes the index of the group as a third
+        parameter, ``group``.
         """
         raise NotImplementedError(f'{type(self).__name__} must define formula(epoch, base_lr).')
 
-    def lr_at(self, epoch: Any, base_lr: Any = None, group: int = 0) -> Array:
-        """The schedule's rate at ``epoch``: a number, an array (a whole curve) or a tracer."""
+    def lr_at(self, epoch: ArrayLike | Sequence[float], base_lr: Scalar | None = None, group: int = 0) -> Array:
+        """Return the scheduled rate at ``epoch``: a number, an array or list of epochs (a whole curve), or a tracer."""
         epoch = as_epoch(epoch)
         base_lr = self.base_lr_of(group) if base_lr is None else base_lr
-        formula: Callable[..., Any] = self.formula
-        rate = formula(epoch, base_lr, group) if self._by_group else formula(epoch, base_lr)
+        formula: Callable[..., ArrayLike] = self.formula
+        rate = formula(epoch, base_lr, group) if self._takes_group else formula(epoch, base_lr)
         return jnp.broadcast_to(as_float(rate), epoch.shape)
 
-    def base_lr_of(self, group: int) -> Any:
-        """The base rate of a parameter group; those beyond the last have the last's."""
-        return entry(self.base_lrs, group)
+    def base_lr_of(self, group: int) -> Scalar:
+        """Return the base rate of a parameter group. Groups beyond the last base rate share the last base rate."""
+        return value_of_group(self.base_lrs, group)
+
+    @property
+    def depends_on_epoch(self) -> bool:
+        """Whether the rate depends on the epoch.
+
+        If not, the epoch is not among the :meth:`sources`, and a compiled update takes one array less.
+        """
+        return True
 
     def sources(self) -> dict[str, LongTermState]:
-        """The States that the present rate depends on."""
-        return {'epoch': self.last_epoch, 'manual': self.manual}
+        """Return the States that the present rate depends on, by name."""
+        manual = {'manual': self.manual}
+        return {'epoch': self.last_epoch, **manual} if self.depends_on_epoch else manual
 
     def position(self) -> Position:
-        """Their values."""
+        """Return the values of the :meth:`sources`."""
         return {name: state.value for name, state in self.sources().items()}
 
-    def epoch_at(self, position: Position) -> Any:
-        """The epoch of a position, which may lie between two."""
-        return position['epoch']
+    def epoch_at(self, position: Position) -> Scalar:
+        """Return the epoch of a position, which may lie between two whole epochs; 0 if the rate is constant."""
+        epoch: Scalar = position['epoch'] if self.depends_on_epoch else 0
+        return epoch
 
-    def rate(self, position: Position, base_lr: Any = None, group: int = 0) -> Array:
-        """The rate at a position, a pure function of it."""
+    def rate(self, position: Position, base_lr: Scalar | None = None, group: int = 0) -> Array:
+        """Return the rate at a position, as a pure function of the position."""
         scheduled = self.lr_at(self.epoch_at(position), base_lr, group)
         rate, reference = position['manual']['rate'], position['manual']['reference']
         scaled = scheduled / jnp.where(reference == 0, 1.0, reference) * rate
         return jnp.where(reference == 0, jnp.where(scheduled == 0, rate, scheduled), scaled)
 
-    def set_rate(self, value: Any) -> None:
-        """Make ``value`` the rate from now on; the rest of the schedule is rescaled in proportion."""
-        self._refuse_as_part()
+    def set_rate(self, value: Scalar) -> None:
+        """Set the present rate to ``value`` and rescale the rest of the schedule by the same factor."""
+        self._refuse_if_part()
         scheduled = self.lr_at(self.epoch_at(self.position()))
-        # by way of one array, so that vmap maps both or none
-        rate, reference = jnp.stack(jnp.broadcast_arrays(as_float(validate('lr', value)), scheduled))
+        # stacked into one array so that vmap batches either both or neither
+        rate, reference = jnp.stack(jnp.broadcast_arrays(as_float(RATE.check('lr', value)), scheduled))
         self.manual.value = {'rate': rate, 'reference': reference}
 
-    def apply(self, apply_fn: Callable[[Any], Any]) -> None:
-        """Set the rate to ``apply_fn`` of the present one."""
+    def apply(self, apply_fn: Callable[[Scalar], Scalar]) -> None:
+        """Set the present rate to ``apply_fn`` of the present rate, see :meth:`set_rate`."""
         self.set_rate(apply_fn(self()))
 
-    def step(self, epoch: int | None = None) -> None:
-        """Advance by one epoch, or go to ``epoch``."""
-        self._refuse_as_part()
-        following = self.last_epoch.value + 1 if epoch is None else validate('epoch', epoch)
+    def step(self, epoch: Scalar | None = None) -> None:
+        """Advance by one epoch, or go to the integer ``epoch``."""
+        self._refuse_if_part()
+        following = self.last_epoch.value + 1 if epoch is None else COUNT.check('epoch', epoch)
         self.last_epoch.value = jnp.asarray(following, jnp.int32)
 
-    def _refuse_as_part(self) -> None:
-        if self.__dict__.get('is_part'):
+    def _refuse_if_part(self) -> None:
+        if self.is_part:
             raise ValueError(
                 f'This {type(self).__name__} is a part of another schedule, which has the clock: use that.'
             )
@@ -128,27 +162,31 @@ class LRScheduler(Node):
         """Advance by one epoch."""
         self.step()
 
-    def __call__(self, count: Any = None) -> Any:
-        """The present rate; with ``count``, the schedule's rate at that epoch."""
-        return as_number(self.rate(self.position()) if count is None else self.lr_at(count))
+    def __call__(self, count: Scalar | None = None) -> Scalar:
+        """Return the present rate; with ``count``, the scheduled rate at that epoch."""
+        rate: Scalar = as_number(self.rate(self.position()) if count is None else self.lr_at(count))
+        return rate
 
     def __float__(self) -> float:
         return float(self())
 
-    def get_lr(self) -> list[Any]:
-        """The present rate for each base rate."""
+    def get_lr(self) -> list[Scalar]:
+        """Return the present rates, one per base rate."""
         position = self.position()
         return [as_number(self.rate(position, base_lr, group)) for group, base_lr in enumerate(self.base_lrs)]
 
     get_last_lr = get_lr
 
     @property
-    def current_lrs(self) -> Reading:
-        """The present rates; ``.value`` is a list, one for each base rate."""
-        return Reading(self.get_lr)
+    def current_lrs(self) -> DerivedValue[list[Scalar]]:
+        """The present rates, one per base rate, as the list ``current_lrs.value``."""
+        return DerivedValue(self.get_lr)
 
-    def plot(self, epochs: int = 100, ax: Any = None) -> Any:
-        """Draw the schedule's rate from epoch 0 on, and the momentum if it is cycled; return matplotlib's axes."""
+    def plot(self, epochs: int = 100, ax: Axes | None = None) -> Axes:
+        """Plot the rate, and the momentum if the schedule drives it, from epoch 0 to ``epochs``.
+
+        Return the matplotlib axes: ``ax`` if given, new axes otherwise.
+        """
         if ax is None:
             from matplotlib.figure import Figure
 
@@ -156,28 +194,28 @@ class LRScheduler(Node):
         at = jnp.arange(epochs + 1)
         ax.plot(at, self.lr_at(at), color='C0')
         ax.set(xlabel='epoch', ylabel='learning rate', ylim=(0, None))
-        if getattr(self, 'cycle_momentum', False):
+        if self.cycle_momentum:
             twin = ax.twinx()
             twin.plot(at, self.momentum_at(at), color='C1', linestyle='--')
             twin.set_ylabel('momentum', color='C1')
         return ax
 
-    def momentum_at(self, epoch: Any, group: int = 0) -> Array:
-        """The momentum at ``epoch``, of a schedule that cycles it."""
+    def momentum_at(self, epoch: ArrayLike | Sequence[float], group: int = 0) -> Array:
+        """Return the momentum at ``epoch``; raise a ``ValueError`` if the schedule does not drive the momentum."""
         raise ValueError(f'{type(self).__name__} does not cycle the momentum.')
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the schedule stands, as plain numbers."""
+        """Return the position of the schedule, and the present rates, as plain numbers."""
         manual = {name: as_number(value) for name, value in self.manual.value.items()}
         return {'last_epoch': int(self.last_epoch.value), 'manual': manual, 'current_lrs': self.get_lr()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to where :meth:`state_dict` was taken."""
+        """Go to the position that :meth:`state_dict` returned."""
         for name, value in self.read_state(state_dict).items():
             getattr(self, name).value = value
 
     def read_state(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of the States by name; an error if one is missing or no such value."""
+        """Return the values of the States in a ``state_dict``, by name; raise if one is missing or not allowed."""
         if not isinstance(state_dict, Mapping):
             raise TypeError(f'Invalid state_dict={state_dict!r} of a {type(self).__name__}. Must be a mapping.')
         if missing := self.state_dict().keys() - state_dict.keys() - {'manual', 'current_lrs'}:
@@ -185,14 +223,14 @@ class LRScheduler(Node):
         manual = state_dict.get('manual', {'rate': 1.0, 'reference': 1.0})
         if not isinstance(manual, Mapping) or manual.keys() != {'rate', 'reference'}:
             raise ValueError(f"Invalid manual={manual!r} of a state_dict. Must have 'rate' and 'reference'.")
-        epoch = max(validate('last_epoch', state_dict['last_epoch']), 0)
-        numbers = {name: validate(name, value, allowed=AT_LEAST_ZERO) for name, value in manual.items()}
+        epoch = max(EPOCH.check('last_epoch', state_dict['last_epoch']), 0)
+        numbers = {name: NON_NEGATIVE.check(name, value) for name, value in manual.items()}
         return {
             'last_epoch': jnp.asarray(epoch, jnp.int32),
             'manual': {name: as_float(numbers[name]) for name in ('rate', 'reference')},
         }
 
-    def attach_optimizer(self, optimizer: Any) -> None:
+    def attach_optimizer(self, optimizer: FollowsSchedule) -> None:
         """Make ``optimizer`` follow this schedule."""
         if not hasattr(optimizer, 'register_trainable_weights'):
             raise TypeError(f'optimizer must be an Optimizer such as OptaxOptimizer, not {type(optimizer).__name__}.')
@@ -206,34 +244,42 @@ class LRScheduler(Node):
         return f'{type(self).__name__}({base}{shown}; epoch {self.last_epoch.value}, lr {self()})'
 
 
-class Reading:
-    """What reads as a State, by ``.value``, and is worked out from the schedule's position."""
+class DerivedValue(Generic[T]):
+    """A value that is computed from the position of a schedule and read like the value of a State, by ``.value``."""
 
-    def __init__(self, read: Callable[[], Any]):
-        self._read = read
+    def __init__(self, compute: Callable[[], T]):
+        self._compute = compute
 
     @property
-    def value(self) -> Any:
-        return self._read()
+    def value(self) -> T:
+        """The value at the present position."""
+        return self._compute()
 
     def __repr__(self) -> str:
-        return f'Reading({self.value})'
+        return f'{type(self).__name__}({self.value})'
 
 
-def entry(values: Sequence[Any], group: int) -> Any:
-    """The value of a parameter group, of a list with one for each; those beyond the last have the last's."""
+def constructor_signature(cls: type) -> inspect.Signature:
+    """Return the signature of the constructor of a class, which brainstate's ``Node`` hides."""
+    signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+    parameters = list(signature.parameters.values())[1:]
+    return signature.replace(parameters=parameters, return_annotation=signature.empty)
+
+
+def value_of_group(values: Sequence[T], group: int) -> T:
+    """Return the value of a parameter group. Groups beyond the last value share the last value."""
     return values[min(group, len(values) - 1)]
 
 
-def as_epoch(epoch: Any) -> Array:
-    """An epoch as an array of the default integers or floats: the quotients of int32 would be float32 at best."""
+def as_epoch(epoch: ArrayLike | Sequence[float]) -> Array:
+    """Return an epoch as an array of the default integers or floats, because quotients of int32 would be float32."""
     epoch = jnp.asarray(epoch)
     kind = float if jnp.issubdtype(epoch.dtype, jnp.floating) else int
     return jnp.asarray(epoch, jnp.result_type(kind))
 
 
-def as_float(x: Any) -> Array:
-    """A number as an array of the default floats."""
+def as_float(x: ArrayLike | Sequence[ArrayLike]) -> Array:
+    """Return a number or a sequence of numbers as an array of the default floats."""
     return jnp.asarray(x, jnp.result_type(float))
 
 

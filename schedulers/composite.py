@@ -1,17 +1,16 @@
-"""Schedules made of schedules: SequentialLR, ChainedScheduler, PerUpdate."""
+"""Schedules that combine other schedules: SequentialLR, ChainedScheduler, PerUpdate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.options import validate
-from braintools_optim.schedulers.arguments import validate_increasing
+from braintools_optim.options.kinds import Scalar
+from braintools_optim.schedulers.arguments import COUNT, PERIOD, Each
 from braintools_optim.schedulers.base import LRScheduler
-from braintools_optim.schedulers.curves import proportion
+from braintools_optim.schedulers.curves import ratio
 from braintools_optim.schedulers.parts import as_part, as_parts, base_lrs_of
 
 __all__ = ['ChainedScheduler', 'PerUpdate', 'SequentialLR']
@@ -20,30 +19,31 @@ Array = jax.Array
 
 
 class SequentialLR(LRScheduler):
-    r"""One schedule after another, each from its own epoch 0 on.
+    r"""Run several schedules one after another, each from its epoch 0.
 
     .. math:: \eta_t = \eta^{(k)}_{t - m_k}, \quad m_k \le t < m_{k+1}
 
-    The base rates are the first schedule's. In a parameter group with another base rate every schedule
-    starts from its own in the same proportion: a group at half of the first's base rate runs all of
-    them from half of theirs. A schedule with a single base rate has it for the first group.
+    The base rates are those of the first schedule. If a parameter group has another base rate, all schedules
+    start from their base rates scaled by the same factor: a group with half the base rate of the first
+    schedule runs every schedule from half of its base rate. A schedule with a single base rate relates that rate
+    to the first group.
 
     Parameters
     ----------
     schedulers : sequence of LRScheduler
-        At least one, any but :class:`ReduceLROnPlateau`, each at its epoch 0. Their epochs stay there.
+        At least one schedule, each at epoch 0; :class:`ReduceLROnPlateau` is not allowed. The epochs of these
+        schedules stay at 0.
     milestones : sequence of int
-        The epoch :math:`m_k` at which each but the first begins; increasing, at least 0.
+        Epochs :math:`m_k` at which the second and later schedules begin, increasing, >= 0.
     last_epoch
         See :class:`LRScheduler`.
 
     Raises
     ------
     TypeError
-        If one is not an LRScheduler.
+        If an element of ``schedulers`` is not an LRScheduler.
     ValueError
-        If the milestones do not increase or are not one less than the schedulers, or a scheduler
-        cannot be a part.
+        If there is not exactly one milestone fewer than schedules, or if a schedule cannot be combined.
 
     Examples
     --------
@@ -55,42 +55,43 @@ class SequentialLR(LRScheduler):
 
     def __init__(self, schedulers: Sequence[LRScheduler], milestones: Sequence[int], last_epoch: int = 0):
         self.schedulers = as_parts('schedulers', schedulers)
-        self.milestones = validate_increasing('milestones', milestones)
+        self.milestones = Each(COUNT, increasing=True).check('milestones', milestones)
         if len(self.milestones) != len(self.schedulers) - 1:
             raise ValueError(
                 f'Invalid milestones={milestones!r}. Must be {len(self.schedulers) - 1}, one less than schedulers.'
             )
         super().__init__(base_lrs_of(self.schedulers), last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any, group: int = 0) -> Any:
+    def formula(self, epoch: Array, base_lr: Scalar, group: int = 0) -> Array:
         rate = self.schedulers[0].lr_at(epoch, base_lr, group)
         for milestone, scheduler in zip(self.milestones, self.schedulers[1:], strict=True):
             place = min(group, len(scheduler.base_lrs) - 1)
-            own = proportion(base_lr, self.base_lr_of(place)) * scheduler.base_lr_of(place)
-            following = scheduler.lr_at(jnp.maximum(epoch - milestone, 0), own, group)
+            scaled = ratio(base_lr, self.base_lr_of(place)) * scheduler.base_lr_of(place)
+            following = scheduler.lr_at(jnp.maximum(epoch - milestone, 0), scaled, group)
             rate = jnp.where(epoch < milestone, rate, following)
         return rate
 
 
 class ChainedScheduler(LRScheduler):
-    r"""Several schedules at once: the first one's rate times the factor of each other on its own base rate.
+    r"""Run several schedules at once: multiply the rate of the first schedule by the factors of the others.
 
     .. math:: \eta_t = \eta^{(1)}_t \prod_{k > 1} \eta^{(k)}_t / \eta^{(k)}_0
 
-    where :math:`\eta^{(k)}_0` is a base rate. A parameter group's own base rate is that of the first.
+    where :math:`\eta^{(k)}_0` is the base rate of schedule :math:`k`. The base rate of a parameter group
+    replaces the base rate of the first schedule only.
 
     Parameters
     ----------
     schedulers : sequence of LRScheduler
-        At least one, any but :class:`ReduceLROnPlateau`, each at its epoch 0, and all but the first
-        with base rates above 0. Their epochs stay there.
+        At least one schedule, each at epoch 0; :class:`ReduceLROnPlateau` is not allowed. All but the first
+        must have base rates > 0. The epochs of these schedules stay at 0.
 
     Raises
     ------
     TypeError
-        If one is not an LRScheduler.
+        If an element of ``schedulers`` is not an LRScheduler.
     ValueError
-        If a scheduler cannot be a part.
+        If a schedule cannot be combined.
 
     Examples
     --------
@@ -107,7 +108,7 @@ class ChainedScheduler(LRScheduler):
                 raise ValueError(f'Invalid schedulers[{i}]={scheduler!r}. Must have base rates above 0.')
         super().__init__(base_lrs_of(self.schedulers))
 
-    def formula(self, epoch: Array, base_lr: Any, group: int = 0) -> Any:
+    def formula(self, epoch: Array, base_lr: Scalar, group: int = 0) -> Array:
         rate = self.schedulers[0].lr_at(epoch, base_lr, group)
         for scheduler in self.schedulers[1:]:
             rate = rate * (scheduler.lr_at(epoch, group=group) / scheduler.base_lr_of(group))
@@ -115,35 +116,37 @@ class ChainedScheduler(LRScheduler):
 
 
 class PerUpdate(LRScheduler):
-    r"""A schedule of epochs, stepped once an update: its epoch is the number of updates over those in an epoch.
+    r"""Step a schedule of epochs once per update: its epoch is the number of updates over ``steps_per_epoch``.
 
     .. math:: \eta_t = \eta^{\text{schedule}}_{t / \text{steps\_per\_epoch}}
 
     Parameters
     ----------
     schedule : LRScheduler
-        A function of the epoch, at its epoch 0; between epochs it is asked for fractions.
+        Schedule of epochs, at epoch 0. It is evaluated at fractions of epochs, too.
     steps_per_epoch : int
-        Updates in an epoch. At least 1.
+        Number of updates per epoch, >= 1.
     last_epoch
-        See :class:`LRScheduler`; it counts updates here.
+        See :class:`LRScheduler`. Here it counts updates.
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument is not of its kind or out of range.
+    TypeError
+        If ``schedule`` is not an LRScheduler.
+    ValueError
+        If ``schedule`` is not a function of the epoch alone or has left epoch 0.
 
     Examples
     --------
-    >>> from braintools_optim import WarmupScheduler
+    >>> from braintools_optim.schedulers import WarmupScheduler
     >>> PerUpdate(WarmupScheduler(1.0, warmup_epochs=2), steps_per_epoch=4).lr_at([0, 4, 6, 8]).tolist()
     [0.0, 0.5, 0.75, 1.0]
     """
 
     def __init__(self, schedule: LRScheduler, steps_per_epoch: int, last_epoch: int = 0):
         self.schedule = as_part('schedule', schedule)
-        self.steps_per_epoch = validate('steps_per_epoch', steps_per_epoch)
+        self.steps_per_epoch = PERIOD.check('steps_per_epoch', steps_per_epoch)
         super().__init__(schedule.base_lrs, last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any, group: int = 0) -> Any:
+    def formula(self, epoch: Array, base_lr: Scalar, group: int = 0) -> Array:
         return self.schedule.lr_at(epoch / self.steps_per_epoch, base_lr, group)

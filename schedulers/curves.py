@@ -1,42 +1,46 @@
-"""The curves that schedules are made of."""
+"""The curves from which schedules are built."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-__all__ = ['half_wave', 'line', 'passed', 'power', 'proportion', 'ramp', 'root']
+from braintools_optim.options.kinds import Scalar
+
+__all__ = ['count_passed', 'half_cosine', 'interpolate', 'precise_power', 'ramp', 'ratio', 'safe_power']
 
 Array = jax.Array
 
 
-def line(start: Any, end: Any, share: Any) -> Any:
-    """From ``start`` to ``end``, exact at both."""
-    return start * (1 - share) + end * share
+def interpolate(start: Scalar, end: Scalar, fraction: Scalar) -> Scalar:
+    """Interpolate linearly from ``start`` to ``end``, exactly at both ends."""
+    return start * (1 - fraction) + end * fraction
 
 
-def ramp(epoch: Any, length: Any) -> Array:
-    """The share of ``length`` epochs that has passed: 0 before, 1 after; a step if there are none."""
+def ramp(epoch: Scalar, length: Scalar) -> Array:
+    """Rise linearly from 0 at epoch 0 to 1 at epoch ``length``; stay at 0 before and at 1 after.
+
+    A ramp of length 0 is a step at epoch 0.
+    """
     return jnp.where(epoch < length, jnp.maximum(epoch, 0) / (length or 1), 1.0)
 
 
-def half_wave(share: Any) -> Array:
-    """From 0 to 1 along half a cosine, with small values as exact as large ones."""
-    return jnp.sin(jnp.pi / 2 * share) ** 2
+def half_cosine(fraction: Scalar) -> Array:
+    """Rise from 0 to 1 along half a cosine, with the same relative precision for small and large values."""
+    return jnp.sin(jnp.pi / 2 * fraction) ** 2
 
 
-def root(share: Any, power: Any) -> Array:
-    """``share**power`` for a share of at least 0, without an infinite derivative at 0."""
-    return jnp.where(share > 0, jnp.where(share > 0, share, 1.0) ** power, 0.0**power)
+def safe_power(fraction: Array, exponent: Scalar) -> Array:
+    """Return ``fraction**exponent`` for a fraction >= 0, with a finite derivative at 0."""
+    return jnp.where(fraction > 0, jnp.where(fraction > 0, fraction, 1.0) ** exponent, 0.0**exponent)
 
 
-def power(base: Any, exponent: Any) -> Any:
-    """``base**exponent``, as exact for large exponents in float32 as the Python number ``base`` is."""
+def precise_power(base: Scalar, exponent: Array) -> Array:
+    """Return ``base**exponent``, corrected for the error of rounding the Python number ``base`` to float32."""
     if isinstance(base, Tracer):
         return base**exponent
     rounded = float(np.asarray(base, jnp.result_type(float)))
@@ -44,11 +48,11 @@ def power(base: Any, exponent: Any) -> Any:
     return rounded**exponent * (1 + exponent * rest)
 
 
-def passed(milestones: Sequence[Any], epoch: Array) -> Array:
-    """How many of the milestones, in increasing order, are not after ``epoch``."""
+def count_passed(milestones: Sequence[Scalar], epoch: Array) -> Array:
+    """Return the number of milestones, given in increasing order, that are at or before ``epoch``."""
     return jnp.sum(epoch[..., None] >= np.asarray(milestones), axis=-1, dtype=jnp.int32)
 
 
-def proportion(rate: Any, reference: Any) -> Any:
-    """``rate / reference``; 1 if the reference is 0 and there is no proportion to keep."""
+def ratio(rate: Scalar, reference: Scalar) -> Array:
+    """Return ``rate / reference``, or 1 if the reference is 0."""
     return jnp.where(reference == 0, 1.0, rate / jnp.where(reference == 0, 1.0, reference))

@@ -1,17 +1,26 @@
-"""Schedules that rise and fall, with the momentum the other way round: CyclicLR, OneCycleLR."""
+"""Schedules that rise and fall and may drive the momentum in the opposite direction: CyclicLR, OneCycleLR."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from braintools_optim.options import validate
-from braintools_optim.schedulers.arguments import validate_choice, validate_each, validate_per_group
-from braintools_optim.schedulers.base import LRScheduler, as_epoch, as_float, entry
-from braintools_optim.schedulers.curves import half_wave, line, power, proportion
+from braintools_optim.options.kinds import Number, Range, Scalar
+from braintools_optim.schedulers.arguments import (
+    FLAG,
+    MOMENTUM,
+    NON_NEGATIVE,
+    PERIOD,
+    POSITIVE,
+    Each,
+    OneOf,
+    expand_per_group,
+)
+from braintools_optim.schedulers.base import LRScheduler, as_epoch, as_float, value_of_group
+from braintools_optim.schedulers.curves import half_cosine, interpolate, precise_power, ratio
 
 __all__ = ['CyclicLR', 'OneCycleLR']
 
@@ -19,62 +28,68 @@ Array = jax.Array
 
 
 class CyclesMomentum(LRScheduler):
-    """A schedule that may also give the momentum, high where the rate is low."""
+    """A schedule that may also drive the momentum, which is high where the rate is low."""
 
-    def keep_momentums(self, cycle_momentum: bool, base_momentum: Any, max_momentum: Any) -> None:
-        self.cycle_momentum = validate('cycle_momentum', cycle_momentum, like=False)
-        low, high = validate_per_group(base_momentum=base_momentum, max_momentum=max_momentum)
-        self.base_momentums = validate_each('base_momentum', low)
-        self.max_momentums = validate_each('max_momentum', high)
+    def set_momentums(
+        self,
+        cycle_momentum: bool,
+        base_momentum: float | Sequence[float],
+        max_momentum: float | Sequence[float],
+    ) -> None:
+        """Check and store the arguments of the constructor that concern the momentum."""
+        self.cycle_momentum = FLAG.check('cycle_momentum', cycle_momentum)
+        low, high = expand_per_group(base_momentum=base_momentum, max_momentum=max_momentum)
+        self.base_momentums = Each(MOMENTUM).check('base_momentum', low)
+        self.max_momentums = Each(MOMENTUM).check('max_momentum', high)
 
-    def momentum_at(self, epoch: Any, group: int = 0) -> Array:
-        """The momentum (Adam's first beta) of a parameter group at ``epoch``: a number, an array or a tracer."""
+    def momentum_at(self, epoch: ArrayLike | Sequence[float], group: int = 0) -> Array:
+        """Return the momentum (Adam's first beta) of a parameter group at ``epoch``: a number, an array or a tracer."""
         if not self.cycle_momentum:
             raise ValueError('This schedule has no momentum: give it cycle_momentum=True.')
         epoch = as_epoch(epoch)
-        momentum = self.momentum_formula(epoch, entry(self.base_momentums, group), entry(self.max_momentums, group))
-        return jnp.broadcast_to(as_float(momentum), epoch.shape)
+        low, high = value_of_group(self.base_momentums, group), value_of_group(self.max_momentums, group)
+        return jnp.broadcast_to(as_float(self.momentum_formula(epoch, low, high)), epoch.shape)
 
-    def momentum_formula(self, epoch: Array, low: Any, high: Any) -> Any:
+    def momentum_formula(self, epoch: Array, low: Scalar, high: Scalar) -> ArrayLike:
+        """Return the momentum at ``epoch``, between ``low`` and ``high``."""
         raise NotImplementedError(f'{type(self).__name__} must define momentum_formula(epoch, low, high).')
 
 
 class CyclicLR(CyclesMomentum):
-    r"""A line up from the base rate to ``max_lr`` and a line down, again and again.
+    r"""Raise the rate linearly from the base rate to ``max_lr``, lower it linearly, and repeat.
 
     .. math:: \eta_t = \eta_0 + (\eta_{max} - \eta_0) \, h(t) \, \text{scale}
 
-    where :math:`h` rises from 0 to 1 in ``step_size_up`` epochs and falls to 0 in ``step_size_down``.
+    where :math:`h` rises from 0 to 1 in ``step_size_up`` epochs and falls to 0 in ``step_size_down`` epochs.
 
     Parameters
     ----------
     base_lr, last_epoch
         See :class:`LRScheduler`.
     max_lr : float or sequence of float, default 1e-2
-        :math:`\eta_{max}`, or one for each parameter group; at least 0. It keeps its proportion to the
-        base rate in a group that has a rate of its own.
+        Peak :math:`\eta_{max}`, or a sequence of peaks, one per parameter group; >= 0. In a group with another
+        base rate the peak is scaled by the same factor.
     step_size_up : int, default 2000
-        Above 0.
+        Epochs from the base rate to the peak, > 0.
     step_size_down : int, optional
-        Above 0; ``step_size_up`` if not given.
+        Epochs from the peak to the base rate, > 0. Defaults to ``step_size_up``.
     mode : {'triangular', 'triangular2', 'exp_range'}, default 'triangular'
-        The scale: 1; halved with every cycle; ``gamma**epoch``.
+        Scale of the cycles: always 1, halved after every cycle, or ``gamma**epoch``.
     gamma : float, default 1.0
-        For ``mode='exp_range'``. At least 0.
+        Base of the scale for ``mode='exp_range'``, >= 0.
     scale_fn : callable, optional
-        A scale of one's own in place of ``mode``, a function of the cycle, counted from 1, or of the
-        epoch. It is traced, and may be given an array.
+        Function that returns the scale and replaces ``mode``. It is traced, and may receive an array.
     scale_mode : {'cycle', 'iterations'}, default 'cycle'
-        What ``scale_fn`` is given: the cycle or the epoch.
+        Argument of ``scale_fn``: the number of the cycle, counted from 1, or the epoch.
     cycle_momentum : bool, default False
-        Whether there is a momentum, which falls from ``max_momentum`` as the rate rises.
+        Whether the schedule also drives the momentum, which falls from ``max_momentum`` as the rate rises.
     base_momentum, max_momentum : float or sequence of float, default 0.8 and 0.9
-        In [0, 1), one or one for each parameter group.
+        Limits of the momentum, in [0, 1), or sequences of limits, one per parameter group.
 
     Raises
     ------
     ValueError
-        If an argument is out of range, or the lists differ in length.
+        If sequences of values for the parameter groups differ in length.
 
     References
     ----------
@@ -94,7 +109,7 @@ class CyclicLR(CyclesMomentum):
         step_size_down: int | None = None,
         mode: str = 'triangular',
         gamma: float = 1.0,
-        scale_fn: Callable[[Any], Any] | None = None,
+        scale_fn: Callable[[Array], ArrayLike] | None = None,
         scale_mode: str = 'cycle',
         last_epoch: int = 0,
         *,
@@ -102,28 +117,29 @@ class CyclicLR(CyclesMomentum):
         base_momentum: float | Sequence[float] = 0.8,
         max_momentum: float | Sequence[float] = 0.9,
     ):
-        base_lr, max_lr = validate_per_group(base_lr=base_lr, max_lr=max_lr)
-        self.max_lrs = validate_each('max_lr', max_lr)
-        self.step_size_up = validate('step_size_up', step_size_up)
-        self.step_size_down = validate('step_size_down', step_size_up if step_size_down is None else step_size_down)
-        self.mode = validate_choice('mode', mode, ('triangular', 'triangular2', 'exp_range'))
-        self.gamma = validate('gamma', gamma)
+        rates, peaks = expand_per_group(base_lr=base_lr, max_lr=max_lr)
+        self.max_lrs = Each(NON_NEGATIVE).check('max_lr', peaks)
+        self.step_size_up = POSITIVE.check('step_size_up', step_size_up)
+        step_size_down = step_size_up if step_size_down is None else step_size_down
+        self.step_size_down = POSITIVE.check('step_size_down', step_size_down)
+        self.mode = OneOf(('triangular', 'triangular2', 'exp_range')).check('mode', mode)
+        self.gamma = NON_NEGATIVE.check('gamma', gamma)
         if scale_fn is not None and not callable(scale_fn):
             raise TypeError(f'Invalid scale_fn={scale_fn!r}. Must be callable.')
         self.scale_fn = scale_fn
-        self.scale_mode = validate_choice('scale_mode', scale_mode, ('cycle', 'iterations'))
-        self.keep_momentums(cycle_momentum, base_momentum, max_momentum)
-        super().__init__(base_lr, last_epoch)
+        self.scale_mode = OneOf(('cycle', 'iterations')).check('scale_mode', scale_mode)
+        self.set_momentums(cycle_momentum, base_momentum, max_momentum)
+        super().__init__(rates, last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any, group: int = 0) -> Any:
-        peak = entry(self.max_lrs, group) * proportion(base_lr, self.base_lr_of(group))
-        return line(base_lr, peak, self.height(epoch))
+    def formula(self, epoch: Array, base_lr: Scalar, group: int = 0) -> Scalar:
+        peak = value_of_group(self.max_lrs, group) * ratio(base_lr, self.base_lr_of(group))
+        return interpolate(base_lr, peak, self.height(epoch))
 
-    def momentum_formula(self, epoch: Array, low: Any, high: Any) -> Any:
-        return line(high, low, self.height(epoch))
+    def momentum_formula(self, epoch: Array, low: Scalar, high: Scalar) -> Scalar:
+        return interpolate(high, low, self.height(epoch))
 
-    def height(self, epoch: Array) -> Any:
-        """Where the wave stands between the base rate, 0, and ``max_lr``, 1, scaled."""
+    def height(self, epoch: Array) -> Array:
+        """Return the scaled height of the wave at ``epoch``: 0 at the base rate, 1 at ``max_lr``."""
         total = self.step_size_up + self.step_size_down
         cycle, place = epoch // total, epoch % total
         rising = place <= self.step_size_up
@@ -131,47 +147,48 @@ class CyclicLR(CyclesMomentum):
         if self.scale_fn is not None:
             return height * self.scale_fn(cycle + 1.0 if self.scale_mode == 'cycle' else epoch)
         if self.mode == 'triangular2':
-            return height * power(0.5, cycle)
-        return height * power(self.gamma, epoch) if self.mode == 'exp_range' else height
+            return height * precise_power(0.5, cycle)
+        return height * precise_power(self.gamma, epoch) if self.mode == 'exp_range' else height
 
 
 class OneCycleLR(CyclesMomentum):
-    r"""Up from ``max_lr / div_factor`` to ``max_lr``, then down to ``max_lr / div_factor / final_div_factor``.
+    r"""Raise the rate from ``max_lr / div_factor`` to ``max_lr``, then lower it below its initial value.
 
-    With :math:`T` steps and :math:`p` = ``pct_start``, the peak is reached at :math:`pT - 1` and the end,
-    which then holds, at :math:`T - 1`; each way goes along half a cosine or a line. With
-    ``three_phase`` the rate falls to its start as fast as it rose, by :math:`2pT - 2`, and only then to the end.
+    With :math:`T` steps and :math:`p` = ``pct_start``, the rate reaches ``max_lr`` at step :math:`pT - 1` and its
+    final value, ``max_lr / div_factor / final_div_factor``, at step :math:`T - 1`; it then stays constant. Each
+    phase follows half a cosine or a line. With ``three_phase`` the rate returns to its initial value at step
+    :math:`2pT - 2` before it falls to its final value.
 
     Parameters
     ----------
     max_lr : float or sequence of float, default 1e-2
-        The peak, or one for each parameter group; at least 0. The base rate is ``max_lr / div_factor``.
+        Peak, or a sequence of peaks, one per parameter group; >= 0. The base rate is ``max_lr / div_factor``.
     total_steps : int, optional
-        :math:`T`, at least 1; or ``epochs`` times ``steps_per_epoch``.
+        Number of steps :math:`T`, >= 1. Defaults to ``epochs * steps_per_epoch``.
     epochs, steps_per_epoch : int, optional
-        At least 1, in place of ``total_steps``.
+        Numbers whose product is the number of steps if ``total_steps`` is not given, >= 1.
     pct_start : float, default 0.3
-        :math:`p`, in (0, 1).
+        Fraction :math:`p` of the steps in which the rate rises, in (0, 1).
     anneal_strategy : {'cos', 'linear'}, default 'cos'
-        The form of each way.
+        Whether each phase follows half a cosine or a line.
     div_factor : float, default 25.0
-        Above 0.
+        Ratio of ``max_lr`` to the initial rate, > 0.
     final_div_factor : float, default 1e4
-        Above 0.
+        Ratio of the initial rate to the final rate, > 0.
     last_epoch
         See :class:`LRScheduler`.
     three_phase : bool, default False
-        Whether to go back to the start before the end.
+        Whether the rate returns to its initial value before it falls to its final value.
     cycle_momentum : bool, default False
-        Whether there is a momentum, which falls from ``max_momentum`` as the rate rises.
+        Whether the schedule also drives the momentum, which falls from ``max_momentum`` as the rate rises.
     base_momentum, max_momentum : float or sequence of float, default 0.85 and 0.95
-        In [0, 1), one or one for each parameter group.
+        Limits of the momentum, in [0, 1), or sequences of limits, one per parameter group.
 
     Raises
     ------
     ValueError
-        If an argument is out of range, or there is neither ``total_steps`` nor both ``epochs`` and
-        ``steps_per_epoch``.
+        If neither ``total_steps`` nor both ``epochs`` and ``steps_per_epoch`` are given, or if the limits of
+        the momentum differ in length.
 
     References
     ----------
@@ -203,37 +220,37 @@ class OneCycleLR(CyclesMomentum):
     ):
         for name, given in (('epochs', epochs), ('steps_per_epoch', steps_per_epoch)):
             if given is not None:
-                validate(name, given)
+                PERIOD.check(name, given)
         if total_steps is None:
             if epochs is None or steps_per_epoch is None:
                 raise ValueError('Invalid total_steps=None. Must be given, or else both epochs and steps_per_epoch.')
             total_steps = epochs * steps_per_epoch
-        self.total_steps = validate('total_steps', total_steps)
-        self.pct_start = validate('pct_start', pct_start)
-        self.anneal_strategy = validate_choice('anneal_strategy', anneal_strategy, ('cos', 'linear'))
-        self.div_factor = validate('div_factor', div_factor)
-        self.final_div_factor = validate('final_div_factor', final_div_factor)
-        self.three_phase = validate('three_phase', three_phase, like=False)
-        self.keep_momentums(cycle_momentum, base_momentum, max_momentum)
-        peaks = validate_each('max_lr', max_lr if isinstance(max_lr, (list, tuple)) else [max_lr])
+        self.total_steps = PERIOD.check('total_steps', total_steps)
+        self.pct_start = Number(Range(0, 1, low_open=True, high_open=True)).check('pct_start', pct_start)
+        self.anneal_strategy = OneOf(('cos', 'linear')).check('anneal_strategy', anneal_strategy)
+        self.div_factor = POSITIVE.check('div_factor', div_factor)
+        self.final_div_factor = POSITIVE.check('final_div_factor', final_div_factor)
+        self.three_phase = FLAG.check('three_phase', three_phase)
+        self.set_momentums(cycle_momentum, base_momentum, max_momentum)
+        peaks = Each(NON_NEGATIVE).check('max_lr', max_lr if isinstance(max_lr, (list, tuple)) else [max_lr])
         super().__init__([peak / self.div_factor for peak in peaks], last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any) -> Any:
-        peak, end = base_lr * self.div_factor, base_lr / self.final_div_factor
-        return self.travel(epoch, [base_lr, peak, base_lr, end] if self.three_phase else [base_lr, peak, end])
+    def formula(self, epoch: Array, base_lr: Scalar) -> Scalar:
+        peak, final = base_lr * self.div_factor, base_lr / self.final_div_factor
+        return self.anneal(epoch, [base_lr, peak, base_lr, final] if self.three_phase else [base_lr, peak, final])
 
-    def momentum_formula(self, epoch: Array, low: Any, high: Any) -> Any:
-        return self.travel(epoch, [high, low, high, high] if self.three_phase else [high, low, high])
+    def momentum_formula(self, epoch: Array, low: Scalar, high: Scalar) -> Scalar:
+        return self.anneal(epoch, [high, low, high, high] if self.three_phase else [high, low, high])
 
-    def travel(self, epoch: Array, stations: Sequence[Any]) -> Any:
-        """From each station to the next."""
+    def anneal(self, epoch: Array, levels: Sequence[Scalar]) -> Scalar:
+        """Return the value at ``epoch`` of a curve that goes from each level to the next in one phase."""
         rise, last = self.pct_start * self.total_steps - 1, self.total_steps - 1
         times = [0.0, rise, 2 * rise, last] if self.three_phase else [0.0, rise, last]
         epoch = jnp.minimum(epoch, last)
-        value = stations[-1]
+        value = levels[-1]
         for i in reversed(range(len(times) - 1)):
-            left = (times[i + 1] - epoch) / (times[i + 1] - times[i] or 1.0)
-            share = half_wave(left) if self.anneal_strategy == 'cos' else left
-            way = line(stations[i + 1], stations[i], share)
-            value = way if i == len(times) - 2 else jnp.where(epoch <= times[i + 1], way, value)
+            remaining = (times[i + 1] - epoch) / (times[i + 1] - times[i] or 1.0)
+            fraction = half_cosine(remaining) if self.anneal_strategy == 'cos' else remaining
+            phase = interpolate(levels[i + 1], levels[i], fraction)
+            value = phase if i == len(times) - 2 else jnp.where(epoch <= times[i + 1], phase, value)
         return value

@@ -1,25 +1,31 @@
-"""Schedules that fall by steps, by a factor, along a line or a power, or by a function of the user's."""
+"""Schedules that multiply the base rate by steps, powers, lines or a given function of the epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from brainstate import LongTermState
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
-from braintools_optim.options import AT_LEAST_ONE, POSITIVE, validate
+from braintools_optim.options.kinds import AT_LEAST_ONE, Number, Range, Scalar
+from braintools_optim.options.kinds import POSITIVE as ABOVE_ZERO
 from braintools_optim.schedulers.arguments import (
-    validate_each,
-    validate_increasing,
-    validate_per_group,
-    validate_within,
+    COUNT,
+    FINITE,
+    FLAG,
+    FRACTION,
+    NON_NEGATIVE,
+    PERIOD,
+    POSITIVE,
+    Each,
+    Within,
+    expand_per_group,
 )
-from braintools_optim.schedulers.base import LRScheduler, Position, entry
-from braintools_optim.schedulers.curves import line, passed, power, ramp, root
+from braintools_optim.schedulers.base import LRScheduler, value_of_group
+from braintools_optim.schedulers.curves import count_passed, interpolate, precise_power, ramp, safe_power
 
 __all__ = [
     'ConstantLR',
@@ -35,11 +41,12 @@ __all__ = [
 ]
 
 Array = jax.Array
-Factor = Callable[[Any], Any]
+Factor = Callable[[Array], ArrayLike]
+"""A function from the epoch to a factor of the rate."""
 
 
 class ConstantLR(LRScheduler):
-    r"""``factor`` times the base rate for ``total_iters`` epochs, then the base rate.
+    r"""Multiply the base rate by ``factor`` for ``total_iters`` epochs.
 
     .. math:: \eta_t = \eta_0 \cdot (\text{factor} \text{ if } t < \text{total\_iters} \text{ else } 1)
 
@@ -48,14 +55,9 @@ class ConstantLR(LRScheduler):
     base_lr, last_epoch
         See :class:`LRScheduler`.
     factor : float, default 1/3
-        In [0, 1].
+        Factor of the base rate, in [0, 1].
     total_iters : int, default 5
-        At least 0.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
+        Number of epochs at the reduced rate, >= 0. The rate is constant if it is 0.
 
     Examples
     --------
@@ -70,24 +72,21 @@ class ConstantLR(LRScheduler):
         total_iters: int = 5,
         last_epoch: int = 0,
     ):
-        self.factor = validate('factor', factor)
-        self.total_iters = validate('total_iters', total_iters)
+        self.factor = FRACTION.check('factor', factor)
+        self.total_iters = COUNT.check('total_iters', total_iters)
         super().__init__(base_lr, last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any) -> Any:
+    def formula(self, epoch: Array, base_lr: Scalar) -> Array:
         return base_lr * jnp.where(epoch < self.total_iters, self.factor, 1.0)
 
-    def sources(self) -> dict[str, LongTermState]:
-        """Without ``total_iters`` the epoch does not matter: an array less for every update."""
-        known = not isinstance(self.total_iters, Tracer)
-        return {'manual': self.manual} if known and self.total_iters == 0 else super().sources()
-
-    def epoch_at(self, position: Position) -> Any:
-        return position.get('epoch', 0)
+    @property
+    def depends_on_epoch(self) -> bool:
+        """Whether the factor applies to any epoch."""
+        return isinstance(self.total_iters, Tracer) or self.total_iters != 0
 
 
 class StepLR(LRScheduler):
-    r"""The rate times ``gamma`` every ``step_size`` epochs.
+    r"""Multiply the rate by ``gamma`` every ``step_size`` epochs.
 
     .. math:: \eta_t = \eta_0 \, \gamma^{\lfloor t / \text{step\_size} \rfloor}
 
@@ -96,14 +95,9 @@ class StepLR(LRScheduler):
     base_lr, last_epoch
         See :class:`LRScheduler`.
     step_size : int, default 30
-        The period in epochs. At least 1.
+        Number of epochs between two changes of the rate, >= 1.
     gamma : float, default 0.1
-        At least 0.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
+        Factor of each change, >= 0.
 
     Examples
     --------
@@ -114,16 +108,16 @@ class StepLR(LRScheduler):
     def __init__(
         self, base_lr: float | Sequence[float] = 1e-3, step_size: int = 30, gamma: float = 0.1, last_epoch: int = 0
     ):
-        self.step_size = validate('step_size', step_size)
-        self.gamma = validate('gamma', gamma)
+        self.step_size = PERIOD.check('step_size', step_size)
+        self.gamma = NON_NEGATIVE.check('gamma', gamma)
         super().__init__(base_lr, last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any) -> Any:
-        return base_lr * power(self.gamma, epoch // self.step_size)
+    def formula(self, epoch: Array, base_lr: Scalar) -> Array:
+        return base_lr * precise_power(self.gamma, epoch // self.step_size)
 
 
 class MultiStepLR(LRScheduler):
-    r"""The rate times ``gamma`` at each of the ``milestones``.
+    r"""Multiply the rate by ``gamma`` at each of the ``milestones``.
 
     .. math:: \eta_t = \eta_0 \, \gamma^{|\{m \in \text{milestones} : m \le t\}|}
 
@@ -132,14 +126,9 @@ class MultiStepLR(LRScheduler):
     base_lr, last_epoch
         See :class:`LRScheduler`.
     milestones : iterable of int, default (30, 60, 90)
-        Epochs, increasing, at least 0; there may be none.
+        Epochs at which the rate changes, increasing, >= 0. There may be no milestones.
     gamma : float, default 0.1
-        At least 0.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range, or the milestones do not increase.
+        Factor of each change, >= 0.
 
     Examples
     --------
@@ -154,16 +143,16 @@ class MultiStepLR(LRScheduler):
         gamma: float = 0.1,
         last_epoch: int = 0,
     ):
-        self.milestones = validate_increasing('milestones', milestones)
-        self.gamma = validate('gamma', gamma)
+        self.milestones = Each(COUNT, increasing=True).check('milestones', milestones)
+        self.gamma = NON_NEGATIVE.check('gamma', gamma)
         super().__init__(base_lr, last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any) -> Any:
-        return base_lr * power(self.gamma, passed(self.milestones, epoch))
+    def formula(self, epoch: Array, base_lr: Scalar) -> Array:
+        return base_lr * precise_power(self.gamma, count_passed(self.milestones, epoch))
 
 
 class ExponentialLR(LRScheduler):
-    r"""The rate times ``gamma`` every epoch.
+    r"""Multiply the rate by ``gamma`` every epoch.
 
     .. math:: \eta_t = \eta_0 \, \gamma^t
 
@@ -172,12 +161,7 @@ class ExponentialLR(LRScheduler):
     base_lr, last_epoch
         See :class:`LRScheduler`.
     gamma : float, default 0.95
-        At least 0.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
+        Factor per epoch, >= 0.
 
     Examples
     --------
@@ -186,15 +170,15 @@ class ExponentialLR(LRScheduler):
     """
 
     def __init__(self, base_lr: float | Sequence[float] = 1e-3, gamma: float = 0.95, last_epoch: int = 0):
-        self.gamma = validate('gamma', gamma)
+        self.gamma = NON_NEGATIVE.check('gamma', gamma)
         super().__init__(base_lr, last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any) -> Any:
-        return base_lr * power(self.gamma, epoch)
+    def formula(self, epoch: Array, base_lr: Scalar) -> Array:
+        return base_lr * precise_power(self.gamma, epoch)
 
 
 class ExponentialDecayLR(LRScheduler):
-    r"""The rate times ``decay_rate`` every ``decay_steps`` epochs, all along or in steps.
+    r"""Multiply the rate by ``decay_rate`` every ``decay_steps`` epochs, continuously or in steps.
 
     .. math:: \eta_t = \eta_0 \, \text{decay\_rate}^{\max(t - \text{transition\_begin}, 0) / \text{decay\_steps}}
 
@@ -203,20 +187,15 @@ class ExponentialDecayLR(LRScheduler):
     base_lr, last_epoch
         See :class:`LRScheduler`.
     decay_steps : int, default 1000
-        Above 0.
+        Number of epochs in which the rate changes by the factor ``decay_rate``, > 0.
     decay_rate : float, default 0.96
-        Above 0.
+        Factor per ``decay_steps`` epochs, > 0.
     transition_begin : int, default 0
-        The epoch at which the decay begins. At least 0.
+        Epoch at which the decay begins, >= 0.
     staircase : bool, default False
-        Round the exponent down.
+        Round the exponent down to an integer, so that the rate changes in steps.
     end_value : float, optional
-        The rate at which the decay (or, with a ``decay_rate`` above 1, the growth) ends. At least 0.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
+        Rate at which the decay ends, or the growth if ``decay_rate`` > 1; >= 0.
 
     Examples
     --------
@@ -234,24 +213,24 @@ class ExponentialDecayLR(LRScheduler):
         end_value: float | None = None,
         last_epoch: int = 0,
     ):
-        self.decay_steps = validate('decay_steps', decay_steps)
-        self.decay_rate = validate_within('decay_rate', decay_rate, POSITIVE)
-        self.transition_begin = validate('transition_begin', transition_begin)
-        self.staircase = validate('staircase', staircase, like=False)
-        self.end_value = None if end_value is None else validate('end_value', end_value)
+        self.decay_steps = POSITIVE.check('decay_steps', decay_steps)
+        self.decay_rate = Within(FINITE, ABOVE_ZERO).check('decay_rate', decay_rate)
+        self.transition_begin = NON_NEGATIVE.check('transition_begin', transition_begin)
+        self.staircase = FLAG.check('staircase', staircase)
+        self.end_value = None if end_value is None else NON_NEGATIVE.check('end_value', end_value)
         super().__init__(base_lr, last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any) -> Any:
+    def formula(self, epoch: Array, base_lr: Scalar) -> Array:
         elapsed = jnp.maximum(epoch - self.transition_begin, 0)
         exponent = elapsed // self.decay_steps if self.staircase else elapsed / self.decay_steps
-        rate = base_lr * power(self.decay_rate, exponent)
+        rate = base_lr * precise_power(self.decay_rate, exponent)
         if self.end_value is None:
             return rate
         return jnp.where(self.decay_rate < 1, jnp.maximum(rate, self.end_value), jnp.minimum(rate, self.end_value))
 
 
 class LinearLR(LRScheduler):
-    r"""A line from ``start_factor`` to ``end_factor`` times the base rate, which then holds.
+    r"""Multiply the base rate by a factor that goes linearly from ``start_factor`` to ``end_factor`` and then holds.
 
     .. math:: \eta_t = \eta_0 \left(s + (e - s) \min(t / \text{total\_iters}, 1)\right)
 
@@ -260,16 +239,11 @@ class LinearLR(LRScheduler):
     base_lr, last_epoch
         See :class:`LRScheduler`.
     start_factor : float, default 1/3
-        :math:`s`, in (0, 1].
+        Factor :math:`s` at epoch 0, in (0, 1].
     end_factor : float, default 1.0
-        :math:`e`, in [0, 1].
+        Factor :math:`e` from epoch ``total_iters`` on, in [0, 1].
     total_iters : int, default 5
-        At least 1.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
+        Number of epochs until the factor is ``end_factor``, >= 1.
 
     Examples
     --------
@@ -285,17 +259,17 @@ class LinearLR(LRScheduler):
         total_iters: int = 5,
         last_epoch: int = 0,
     ):
-        self.start_factor = validate('start_factor', start_factor)
-        self.end_factor = validate('end_factor', end_factor)
-        self.total_iters = validate_within('total_iters', total_iters, AT_LEAST_ONE)
+        self.start_factor = Number(Range(0, 1, low_open=True)).check('start_factor', start_factor)
+        self.end_factor = FRACTION.check('end_factor', end_factor)
+        self.total_iters = Within(COUNT, AT_LEAST_ONE).check('total_iters', total_iters)
         super().__init__(base_lr, last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any) -> Any:
-        return base_lr * line(self.start_factor, self.end_factor, ramp(epoch, self.total_iters))
+    def formula(self, epoch: Array, base_lr: Scalar) -> Scalar:
+        return base_lr * interpolate(self.start_factor, self.end_factor, ramp(epoch, self.total_iters))
 
 
 class PolynomialLR(LRScheduler):
-    r"""A power of the share of epochs that is left, down to 0.
+    r"""Multiply the base rate by a power of the fraction of epochs that remain, down to 0.
 
     .. math:: \eta_t = \eta_0 \left(1 - \min(t / \text{total\_iters}, 1)\right)^\text{power}
 
@@ -304,14 +278,9 @@ class PolynomialLR(LRScheduler):
     base_lr, last_epoch
         See :class:`LRScheduler`.
     total_iters : int, default 5
-        At least 1.
+        Number of epochs until the rate is 0, >= 1.
     power : float, default 1.0
-        At least 0.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
+        Exponent, >= 0.
 
     Examples
     --------
@@ -322,16 +291,16 @@ class PolynomialLR(LRScheduler):
     def __init__(
         self, base_lr: float | Sequence[float] = 1e-3, total_iters: int = 5, power: float = 1.0, last_epoch: int = 0
     ):
-        self.total_iters = validate_within('total_iters', total_iters, AT_LEAST_ONE)
-        self.power = validate('power', power)
+        self.total_iters = Within(COUNT, AT_LEAST_ONE).check('total_iters', total_iters)
+        self.power = NON_NEGATIVE.check('power', power)
         super().__init__(base_lr, last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any) -> Any:
-        return base_lr * root(ramp(self.total_iters - epoch, self.total_iters), self.power)
+    def formula(self, epoch: Array, base_lr: Scalar) -> Array:
+        return base_lr * safe_power(ramp(self.total_iters - epoch, self.total_iters), self.power)
 
 
 class LambdaLR(LRScheduler):
-    r"""The base rate times a function of the epoch.
+    r"""Multiply the base rate by a function of the epoch.
 
     .. math:: \eta_t = \eta_0 \, \lambda(t)
 
@@ -340,15 +309,13 @@ class LambdaLR(LRScheduler):
     base_lr, last_epoch
         See :class:`LRScheduler`.
     lr_lambda : callable or sequence of callable
-        :math:`\lambda`, or one for each parameter group. It is traced, and may be given an array of
-        epochs: choose with ``jnp.where`` rather than ``if``.
+        Function :math:`\lambda`, or a sequence of functions, one per parameter group. A function is traced and
+        may receive an array of epochs, so it must use ``jnp.where`` instead of ``if``.
 
     Raises
     ------
-    TypeError
-        If ``lr_lambda`` is not callable.
     ValueError
-        If an argument is out of range, or the lists differ in length.
+        If ``base_lr`` and ``lr_lambda`` are sequences of different lengths.
 
     Examples
     --------
@@ -357,17 +324,18 @@ class LambdaLR(LRScheduler):
     """
 
     def __init__(self, base_lr: float | Sequence[float], lr_lambda: Factor | Sequence[Factor], last_epoch: int = 0):
-        base_lr, self.lr_lambdas = validate_per_group(base_lr=base_lr, lr_lambda=lr_lambda)
+        rates, self.lr_lambdas = expand_per_group(base_lr=base_lr, lr_lambda=lr_lambda)
         if wrong := [function for function in self.lr_lambdas if not callable(function)]:
             raise TypeError(f'Invalid lr_lambda={wrong[0]!r}. Must be callable.')
-        super().__init__(base_lr, last_epoch)
+        super().__init__(rates, last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any, group: int = 0) -> Any:
-        return base_lr * entry(self.lr_lambdas, group)(epoch)
+    def formula(self, epoch: Array, base_lr: Scalar, group: int = 0) -> ArrayLike:
+        rate: ArrayLike = base_lr * value_of_group(self.lr_lambdas, group)(epoch)
+        return rate
 
 
 class MultiplicativeLR(LambdaLR):
-    r"""The rate times a function of the epoch at every epoch.
+    r"""Multiply the rate by a function of the epoch at every epoch.
 
     .. math:: \eta_t = \eta_0 \prod_{k=1}^t \lambda(k)
 
@@ -376,15 +344,13 @@ class MultiplicativeLR(LambdaLR):
     base_lr, last_epoch
         See :class:`LRScheduler`.
     lr_lambda : callable or sequence of callable
-        :math:`\lambda`, or one for each parameter group. It is traced, and given arrays of epochs:
-        choose with ``jnp.where`` rather than ``if``.
+        Function :math:`\lambda`, or a sequence of functions, one per parameter group. A function is traced and
+        receives arrays of epochs, so it must use ``jnp.where`` instead of ``if``.
 
     Raises
     ------
-    TypeError
-        If ``lr_lambda`` is not callable.
     ValueError
-        If an argument is out of range, or the lists differ in length.
+        If ``base_lr`` and ``lr_lambda`` are sequences of different lengths.
 
     Examples
     --------
@@ -394,14 +360,15 @@ class MultiplicativeLR(LambdaLR):
 
     def __init__(self, base_lr: float | Sequence[float], lr_lambda: Factor | Sequence[Factor], last_epoch: int = 0):
         super().__init__(base_lr, lr_lambda, last_epoch)
-        self.products = [jax.jit(partial(product, function)) for function in self.lr_lambdas]
+        self.products = [jax.jit(partial(cumulative_product, function)) for function in self.lr_lambdas]
 
-    def formula(self, epoch: Array, base_lr: Any, group: int = 0) -> Any:
-        return base_lr * entry(self.products, group)(epoch)
+    def formula(self, epoch: Array, base_lr: Scalar, group: int = 0) -> Array:
+        rate: Array = base_lr * value_of_group(self.products, group)(epoch)
+        return rate
 
 
-def product(function: Factor, epoch: Array) -> Array:
-    """The product of ``function`` of 1 to ``epoch``, worked out in blocks of 256."""
+def cumulative_product(function: Factor, epoch: Array) -> Array:
+    """Return the product of ``function(k)`` for k from 1 to ``epoch``, computed in blocks of 256."""
 
     def multiply(i: Array, product: Array) -> Array:
         k = 256 * i + jnp.arange(1, 257)
@@ -409,28 +376,28 @@ def product(function: Factor, epoch: Array) -> Array:
         return product * jnp.prod(jnp.where(k <= epoch[..., None], factors, 1.0), axis=-1)
 
     blocks = (jnp.max(epoch, initial=0).astype(jnp.int32) + 255) // 256
-    whole: Array = jax.lax.fori_loop(0, blocks, multiply, jnp.ones(epoch.shape))
-    return whole
+    total: Array = jax.lax.fori_loop(0, blocks, multiply, jnp.ones(epoch.shape))
+    return total
 
 
 class PiecewiseConstantSchedule(LRScheduler):
-    r"""One rate after another, the same for all parameter groups.
+    r"""Use a fixed sequence of rates, the same for all parameter groups.
 
     .. math:: \eta_t = \text{values}_k, \quad k = |\{b \in \text{boundaries} : b \le t\}|
 
     Parameters
     ----------
     base_lr, last_epoch
-        See :class:`LRScheduler`; the base rate has no effect on the rate.
+        See :class:`LRScheduler`. The base rate has no effect.
     boundaries : sequence of int, optional
-        Epochs, increasing, at least 0. 1000 and 2000 if not given.
+        Epochs at which the rate changes, increasing, >= 0. Defaults to 1000 and 2000.
     values : sequence of float, optional
-        The rates, one more than boundaries, at least 0. 1.0, 0.1 and 0.01 if not given.
+        Rates, one more than ``boundaries``, >= 0. Defaults to 1.0, 0.1 and 0.01.
 
     Raises
     ------
     ValueError
-        If an argument is out of range, or the lengths do not match.
+        If there is not exactly one value more than boundaries.
 
     Examples
     --------
@@ -447,11 +414,13 @@ class PiecewiseConstantSchedule(LRScheduler):
         values: Sequence[float] | None = None,
         last_epoch: int = 0,
     ):
-        self.boundaries = validate_increasing('boundaries', (1000, 2000) if boundaries is None else boundaries)
-        self.values = validate_each('values', (1.0, 0.1, 0.01) if values is None else values)
+        self.boundaries = Each(NON_NEGATIVE, increasing=True).check(
+            'boundaries', (1000, 2000) if boundaries is None else boundaries
+        )
+        self.values = Each(NON_NEGATIVE).check('values', (1.0, 0.1, 0.01) if values is None else values)
         if len(self.values) != len(self.boundaries) + 1:
             raise ValueError(f'Invalid values={values!r}. Must be one more than the {len(self.boundaries)} boundaries.')
         super().__init__(base_lr, last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any) -> Any:
-        return jnp.asarray(self.values, jnp.result_type(float))[passed(self.boundaries, epoch)]
+    def formula(self, epoch: Array, base_lr: Scalar) -> Array:
+        return jnp.asarray(self.values, jnp.result_type(float))[count_passed(self.boundaries, epoch)]

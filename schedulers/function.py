@@ -1,15 +1,16 @@
-"""Any function of the update count as a schedule; and what may be given as ``lr``, as a scheduler."""
+"""OptaxSchedule: any function of the update count as a schedule."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
 from brainstate import LongTermState
+from jax.typing import ArrayLike
 
-from braintools_optim.options import validate
+from braintools_optim.options.kinds import RATE, Scalar, Schedulable
 from braintools_optim.schedulers.base import LRScheduler, as_float
 from braintools_optim.schedulers.decay import ConstantLR
 
@@ -19,19 +20,19 @@ Array = jax.Array
 
 
 class OptaxSchedule(LRScheduler):
-    """A function of the update count, such as any optax schedule or another scheduler's ``lr_at``.
+    """A function of the update count, such as an optax schedule or the ``lr_at`` method of another schedule.
 
-    It follows the count of its optimizer's updates by itself: there is nothing to step.
+    The schedule follows the update count of its optimizer; ``step`` raises a ``TypeError``.
 
     Parameters
     ----------
     function : callable
-        From the count of updates so far to the learning rate; traced.
+        Function from the number of updates so far to the learning rate. It is traced.
 
     Raises
     ------
     TypeError
-        If ``function`` is not callable.
+        If ``function`` does not return a single number.
 
     Examples
     --------
@@ -42,7 +43,7 @@ class OptaxSchedule(LRScheduler):
 
     uses_base_lr = False
 
-    def __init__(self, function: Callable[[Any], Any]):
+    def __init__(self, function: Callable[[Array], ArrayLike]):
         if not callable(function):
             raise TypeError(f'Invalid function={function!r}. Must be callable.')
         rate = jax.eval_shape(function, jnp.zeros((), jnp.int32))
@@ -52,25 +53,25 @@ class OptaxSchedule(LRScheduler):
         self.attached = False
         super().__init__(1.0)
 
-    def lr_at(self, epoch: Any, base_lr: Any = None, group: int = 0) -> Array:
-        """The function's rate at a count, which it is given as it is: an integer may be an index."""
+    def lr_at(self, epoch: ArrayLike | Sequence[float], base_lr: Scalar | None = None, group: int = 0) -> Array:
+        """Return the rate at an update count, times ``base_lr`` if given. The function receives an integer as such."""
         count = jnp.asarray(epoch)
         rate = self.function(count) * (1.0 if base_lr is None else base_lr)
         return jnp.broadcast_to(as_float(rate), count.shape)
 
-    def step(self, epoch: int | None = None) -> None:
-        """Refused: the update count is the clock."""
+    def step(self, epoch: Scalar | None = None) -> NoReturn:
+        """Raise a ``TypeError``: the schedule follows the update count of its optimizer."""
         raise TypeError('A schedule given as a function follows the update count by itself: do not step it.')
 
     def follow(self, step_count: LongTermState) -> None:
-        """Take an optimizer's update count as the clock."""
+        """Read the epoch from the update count of an optimizer from now on; raise if there is such an optimizer."""
         if self.attached:
             raise ValueError('A schedule given as a function follows one optimizer: make another one for this.')
         self.attached, self.last_epoch = True, step_count
 
 
-def as_scheduler(lr: Any) -> LRScheduler:
-    """A scheduler as it is, a callable as :class:`OptaxSchedule`, a number as a constant."""
+def as_scheduler(lr: Schedulable) -> LRScheduler:
+    """Return a schedule unchanged, any other callable as :class:`OptaxSchedule`, a number as a constant schedule."""
     if isinstance(lr, LRScheduler):
         return lr
-    return OptaxSchedule(lr) if callable(lr) else ConstantLR(validate('lr', lr), factor=1.0, total_iters=0)
+    return OptaxSchedule(lr) if callable(lr) else ConstantLR(RATE.check('lr', lr), factor=1.0, total_iters=0)

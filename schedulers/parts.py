@@ -1,19 +1,22 @@
-"""What may be a part of another schedule."""
+"""Schedules that are parts of another schedule: the checks that they must pass."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from jax.core import Tracer
 
+from braintools_optim.options.kinds import Scalar
 from braintools_optim.schedulers.base import LRScheduler
 
 __all__ = ['as_part', 'as_parts', 'base_lrs_of']
 
 
-def as_part(name: str, schedule: Any) -> LRScheduler:
-    """A schedule whose rate is a function of the epoch alone, at its epoch 0."""
+def as_part(name: str, schedule: object) -> LRScheduler:
+    """Mark ``schedule`` as a part of another schedule and return it.
+
+    Raise unless the rate is a function of the epoch alone and the schedule is at epoch 0, with no rate set by hand.
+    """
     if not isinstance(schedule, LRScheduler):
         raise TypeError(f'Invalid {name}={schedule!r}. Must be an LRScheduler.')
     if type(schedule).rate is not LRScheduler.rate:
@@ -21,7 +24,7 @@ def as_part(name: str, schedule: Any) -> LRScheduler:
             f'Invalid {name}={schedule!r}. Must be a function of the epoch alone: '
             f'{type(schedule).__name__} can be around another schedule, not inside.'
         )
-    if getattr(schedule, 'cycle_momentum', False):
+    if schedule.cycle_momentum:
         raise ValueError(f'Invalid {name}={schedule!r}. Must not cycle the momentum, which only the outermost can.')
     position = schedule.position()
     epoch, manual = schedule.epoch_at(position), position['manual']
@@ -31,12 +34,12 @@ def as_part(name: str, schedule: Any) -> LRScheduler:
             f'Invalid {name}={schedule!r}. Must be at epoch 0, its rate not set by hand: '
             'the schedule around it has an epoch and a rate of its own.'
         )
-    schedule.is_part = True  # its own clock counts for nothing now, and refuses to be stepped
+    schedule.is_part = True
     return schedule
 
 
-def as_parts(name: str, schedules: Iterable[Any]) -> tuple[LRScheduler, ...]:
-    """Several of them, at least one, for the same number of parameter groups (or for any)."""
+def as_parts(name: str, schedules: object) -> tuple[LRScheduler, ...]:
+    """Return at least one schedule, each marked as a part; raise if their numbers of base rates do not match."""
     if not isinstance(schedules, Iterable):
         raise TypeError(f'Invalid {name}={schedules!r}. Must be a sequence of LRScheduler.')
     parts = tuple(as_part(f'{name}[{i}]', schedule) for i, schedule in enumerate(schedules))
@@ -48,6 +51,6 @@ def as_parts(name: str, schedules: Iterable[Any]) -> tuple[LRScheduler, ...]:
     return parts
 
 
-def base_lrs_of(parts: tuple[LRScheduler, ...]) -> list[Any]:
-    """The first one's base rates, as many as any has."""
+def base_lrs_of(parts: tuple[LRScheduler, ...]) -> list[Scalar]:
+    """Return the base rates of the first part, repeated for as many parameter groups as any part has base rates."""
     return [parts[0].base_lr_of(group) for group in range(max(len(part.base_lrs) for part in parts))]

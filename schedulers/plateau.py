@@ -9,15 +9,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from brainstate import LongTermState
+from jax.typing import ArrayLike
 
-from braintools_optim.options import ANY, BELOW_ONE, as_number, validate
+from braintools_optim.options.kinds import ANY, BELOW_ONE, Number, Scalar, as_number
 from braintools_optim.schedulers.arguments import (
-    validate_choice,
-    validate_each,
-    validate_per_group,
-    validate_within,
+    COUNT,
+    FRACTION,
+    NON_NEGATIVE,
+    Each,
+    OneOf,
+    Within,
+    expand_per_group,
 )
-from braintools_optim.schedulers.base import LRScheduler, Position, as_float, entry
+from braintools_optim.schedulers.base import LRScheduler, Position, as_float, value_of_group
 from braintools_optim.schedulers.parts import as_part
 
 __all__ = ['ReduceLROnPlateau']
@@ -26,39 +30,40 @@ Array = jax.Array
 
 
 class ReduceLROnPlateau(LRScheduler):
-    r"""The rate times ``factor`` whenever a metric has not become better for more than ``patience`` epochs.
+    r"""Multiply the rate by ``factor`` whenever a metric has not improved for more than ``patience`` epochs.
 
     .. math:: \eta_t = \max(\eta_0 \, \text{factor}^n, \eta_{min})
 
-    after :math:`n` reductions. ``step(metric)`` ends an epoch. The reductions act on top of another
-    schedule if there is one. A parameter group with a base rate of its own is reduced when the group
-    at its place in ``base_lr`` is, and by as much.
+    after :math:`n` reductions. ``step(metric)`` ends an epoch. If ``base_lr`` is another schedule, the
+    reductions multiply the rate of that schedule. A parameter group with another base rate is reduced at the same
+    time and by the same factor as the base rate with its index in ``base_lr``.
 
     Parameters
     ----------
     base_lr, last_epoch
-        See :class:`LRScheduler`. ``base_lr`` may be a scheduler, which goes on from epoch to epoch.
+        See :class:`LRScheduler`. ``base_lr`` may be a schedule, which advances with the epochs.
     mode : {'min', 'max'}, default 'min'
-        Whether a lower or a higher metric is better. NaN is not better than anything.
+        Whether a lower or a higher metric is better. NaN is never better.
     factor : float, default 0.1
-        In [0, 1).
+        Factor of each reduction, in [0, 1).
     patience : int, default 10
-        How many epochs in a row without a better metric are borne. At least 0.
+        Number of consecutive epochs without improvement after which the next one reduces the rate, >= 0.
     threshold : float, default 1e-4
-        By how much a metric must be better to count. At least 0.
+        Difference to the best metric that counts as an improvement, >= 0.
     threshold_mode : {'rel', 'abs'}, default 'rel'
-        Whether ``threshold`` is a share of the size of the best metric, or a difference.
+        Whether ``threshold`` is relative to the absolute value of the best metric, or absolute.
     cooldown : int, default 0
-        The number of epochs after a reduction in which none counts as bad. At least 0.
+        Number of epochs after a reduction in which a lack of improvement is not counted, >= 0.
     min_lr : float or sequence of float, default 0.0
-        :math:`\eta_{min}`, or one for each parameter group: no reduction goes below. At least 0.
+        Minimum rate :math:`\eta_{min}` of the reductions, or a sequence of rates, one per parameter group; >= 0.
     eps : float, default 1e-8
-        A reduction by no more than this is left out. At least 0.
+        Reductions of the rate by no more than ``eps`` are skipped, >= 0.
 
     Raises
     ------
     ValueError
-        If an argument is out of range, or the lists differ in length.
+        If ``base_lr`` and ``min_lr`` are sequences of different lengths, or if ``base_lr`` is a schedule that is
+        not a function of the epoch alone or has left epoch 0.
 
     Examples
     --------
@@ -69,7 +74,7 @@ class ReduceLROnPlateau(LRScheduler):
     0.5
     """
 
-    uses_base_lr = False  # it reduces the rates that it has listed
+    uses_base_lr = False  # the reductions are computed for the listed base rates
 
     def __init__(
         self,
@@ -85,42 +90,44 @@ class ReduceLROnPlateau(LRScheduler):
         last_epoch: int = 0,
     ):
         self.schedule = as_part('base_lr', base_lr) if isinstance(base_lr, LRScheduler) else None
-        self.mode = validate_choice('mode', mode, ('min', 'max'))
-        self.factor = validate_within('factor', factor, BELOW_ONE)
-        self.patience = validate('patience', patience)
-        self.threshold = validate('threshold', threshold)
-        self.threshold_mode = validate_choice('threshold_mode', threshold_mode, ('rel', 'abs'))
-        self.cooldown = validate('cooldown', cooldown)
-        self.eps = validate('eps', eps)
-        rates = base_lr.base_lrs if isinstance(base_lr, LRScheduler) else base_lr
-        rates, min_lr = validate_per_group(base_lr=rates, min_lr=min_lr)
-        self.min_lrs = validate_each('min_lr', min_lr)
+        self.mode = OneOf(('min', 'max')).check('mode', mode)
+        self.factor = Within(FRACTION, BELOW_ONE).check('factor', factor)
+        self.patience = COUNT.check('patience', patience)
+        self.threshold = NON_NEGATIVE.check('threshold', threshold)
+        self.threshold_mode = OneOf(('rel', 'abs')).check('threshold_mode', threshold_mode)
+        self.cooldown = COUNT.check('cooldown', cooldown)
+        self.eps = NON_NEGATIVE.check('eps', eps)
+        given = base_lr.base_lrs if isinstance(base_lr, LRScheduler) else base_lr
+        rates, minima = expand_per_group(base_lr=given, min_lr=min_lr)
+        self.min_lrs = Each(NON_NEGATIVE).check('min_lr', minima)
         self.best = LongTermState(as_float(math.inf if mode == 'min' else -math.inf))
-        self.num_bad_epochs = LongTermState(_int(0))
-        self.cooldown_counter = LongTermState(_int(0))
+        self.num_bad_epochs = LongTermState(as_int32(0))
+        self.cooldown_counter = LongTermState(as_int32(0))
         self.reduction = LongTermState(as_float([1.0] * len(rates)))
         super().__init__(rates, last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any, group: int = 0) -> Any:
-        """The rate without reductions."""
+    def formula(self, epoch: Array, base_lr: Scalar, group: int = 0) -> Scalar:
+        """Return the rate at ``epoch`` without reductions."""
         return base_lr if self.schedule is None else self.schedule.lr_at(epoch, base_lr, group)
 
     def sources(self) -> dict[str, LongTermState]:
         return {**super().sources(), 'reduction': self.reduction}
 
-    def rate(self, position: Position, base_lr: Any = None, group: int = 0) -> Array:
-        whole = super().rate(position, base_lr, group)
-        least = jnp.minimum(whole, entry(self.min_lrs, group))
-        return jnp.maximum(whole * entry(position['reduction'], group), least)
+    def rate(self, position: Position, base_lr: Scalar | None = None, group: int = 0) -> Array:
+        unreduced = super().rate(position, base_lr, group)
+        minimum = jnp.minimum(unreduced, value_of_group(self.min_lrs, group))
+        return jnp.maximum(unreduced * value_of_group(position['reduction'], group), minimum)
 
-    def set_rate(self, value: Any) -> None:
-        """Make ``value`` the rate from now on, which is reduced from there."""
+    def set_rate(self, value: Scalar) -> None:
+        """Set the present rate to ``value``, from which later reductions start."""
         super().set_rate(value)
         reduction = self.reduction.value
         self.reduction.value = jnp.where(reduction[0] == 0, 1.0, reduction / reduction[0])
 
-    def step(self, metric: Any = None, epoch: int | None = None) -> None:  # type: ignore[override]
-        """End an epoch with ``metric``, a number; or, with ``epoch`` alone, go there and change nothing else."""
+    def step(  # type: ignore[override]  # the metric comes first, as in torch
+        self, metric: ArrayLike | None = None, epoch: Scalar | None = None
+    ) -> None:
+        """End an epoch with the number ``metric``; with ``epoch`` alone, go to that epoch and change nothing else."""
         if metric is None and epoch is None:
             raise TypeError('step() of ReduceLROnPlateau must be given the metric.')
         if metric is not None:
@@ -132,10 +139,10 @@ class ReduceLROnPlateau(LRScheduler):
                 raise ValueError(f'Invalid metric of shape {metric.shape}. Must be a number.')
         super().step(epoch)
         if metric is not None:
-            self.judge(metric.reshape(()))
+            self.observe(metric.reshape(()))
 
-    def judge(self, metric: Array) -> None:
-        """Count a metric, and reduce the rates if it is one bad one too many."""
+    def observe(self, metric: Array) -> None:
+        """Compare a metric with the best metric, and reduce the rates if it has not improved for too long."""
         waiting, better = self.cooldown_counter.value, self.is_better(metric)
         bad = jnp.where(better | (waiting > 0), 0, self.num_bad_epochs.value + 1)
         reduce = bad > self.patience
@@ -143,12 +150,12 @@ class ReduceLROnPlateau(LRScheduler):
         change = rates - jnp.maximum(rates * self.factor, as_float(self.min_lrs))
         factor = jnp.where(reduce & (change > self.eps), self.factor, 1.0)
         self.best.value = jnp.where(better, metric, self.best.value)
-        self.num_bad_epochs.value = _int(jnp.where(reduce, 0, bad))
-        self.cooldown_counter.value = _int(jnp.where(reduce, self.cooldown, jnp.maximum(waiting - 1, 0)))
+        self.num_bad_epochs.value = as_int32(jnp.where(reduce, 0, bad))
+        self.cooldown_counter.value = as_int32(jnp.where(reduce, self.cooldown, jnp.maximum(waiting - 1, 0)))
         self.reduction.value = as_float(self.reduction.value * factor)
 
     def is_better(self, metric: Array) -> Array:
-        """Whether a metric is better than the best so far by more than the threshold."""
+        """Return whether ``metric`` is better than the best metric so far by more than the threshold."""
         best, sign = self.best.value, 1 if self.mode == 'max' else -1
         if self.threshold_mode == 'abs':
             target = best + sign * self.threshold
@@ -164,13 +171,14 @@ class ReduceLROnPlateau(LRScheduler):
     def read_state(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         values = super().read_state(state_dict)
         for name in ('num_bad_epochs', 'cooldown_counter'):
-            values[name] = _int(validate(name, state_dict[name]))
-        values['best'] = as_float(validate('best', state_dict['best'], allowed=ANY))
-        reduction = validate_each('reduction', state_dict['reduction'])
+            values[name] = as_int32(COUNT.check(name, state_dict[name]))
+        values['best'] = as_float(Number(ANY).check('best', state_dict['best']))
+        reduction = Each(NON_NEGATIVE).check('reduction', state_dict['reduction'])
         if len(reduction) != len(self.base_lrs):
             raise ValueError(f'Invalid reduction={list(reduction)}. Must be {len(self.base_lrs)} numbers.')
         return values | {'reduction': as_float(reduction)}
 
 
-def _int(x: Any) -> Array:
+def as_int32(x: ArrayLike) -> Array:
+    """Return a number as an int32 array."""
     return jnp.asarray(x, jnp.int32)

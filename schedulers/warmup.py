@@ -1,17 +1,16 @@
-"""Schedules that begin low and rise: WarmupScheduler, and those that then fall in a way of their own."""
+"""Schedules that begin with a warmup: WarmupScheduler, and three schedules with different decays after the warmup."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.options import Range, validate
-from braintools_optim.schedulers.arguments import validate_choice, validate_within
+from braintools_optim.options.kinds import Range, Scalar
+from braintools_optim.schedulers.arguments import COUNT, NON_NEGATIVE, PERIOD, POSITIVE, OneOf, Within
 from braintools_optim.schedulers.base import LRScheduler
-from braintools_optim.schedulers.curves import half_wave, line, ramp, root
+from braintools_optim.schedulers.curves import half_cosine, interpolate, ramp, safe_power
 from braintools_optim.schedulers.parts import as_part
 
 __all__ = ['InverseSquareRootLR', 'WarmupCosineSchedule', 'WarmupScheduler', 'WarmupStableDecay']
@@ -20,24 +19,24 @@ Array = jax.Array
 
 
 class WarmupScheduler(LRScheduler):
-    r"""A line from ``warmup_start_lr`` up to the base rate, or up to another schedule, which then goes on.
+    r"""Raise the rate linearly from ``warmup_start_lr`` to the base rate, or to another schedule that then takes over.
 
     .. math:: \eta_t = s + (\eta_0 - s) \min(t / \text{warmup\_epochs}, 1)
 
     Parameters
     ----------
     base_lr, last_epoch
-        See :class:`LRScheduler`. ``base_lr`` may be a scheduler: it starts at its epoch 0 when the
-        warm-up ends, and the rise goes to its first rate.
+        See :class:`LRScheduler`. ``base_lr`` may be a schedule: the warmup then ends at the first rate of this
+        schedule, and the schedule starts from its epoch 0 when the warmup ends.
     warmup_epochs : int, default 5
-        At least 0; 0 is no warm-up.
+        Number of epochs of the warmup, >= 0. There is no warmup if it is 0.
     warmup_start_lr : float, default 0.0
-        :math:`s`, the rate at epoch 0. At least 0.
+        Rate :math:`s` at epoch 0, >= 0.
 
     Raises
     ------
     ValueError
-        If an argument is out of range, or the scheduler has left its epoch 0.
+        If ``base_lr`` is a schedule that is not a function of the epoch alone or has left epoch 0.
 
     Examples
     --------
@@ -52,19 +51,19 @@ class WarmupScheduler(LRScheduler):
         warmup_start_lr: float = 0.0,
         last_epoch: int = 0,
     ):
-        self.warmup_epochs = validate('warmup_epochs', warmup_epochs)
-        self.warmup_start_lr = validate('warmup_start_lr', warmup_start_lr)
+        self.warmup_epochs = COUNT.check('warmup_epochs', warmup_epochs)
+        self.warmup_start_lr = NON_NEGATIVE.check('warmup_start_lr', warmup_start_lr)
         self.after = as_part('base_lr', base_lr) if isinstance(base_lr, LRScheduler) else None
         super().__init__(base_lr.base_lrs if isinstance(base_lr, LRScheduler) else base_lr, last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any, group: int = 0) -> Any:
+    def formula(self, epoch: Array, base_lr: Scalar, group: int = 0) -> Scalar:
         since = jnp.maximum(epoch - self.warmup_epochs, 0)
         target = base_lr if self.after is None else self.after.lr_at(since, base_lr, group)
-        return line(self.warmup_start_lr, target, ramp(epoch, self.warmup_epochs))
+        return interpolate(self.warmup_start_lr, target, ramp(epoch, self.warmup_epochs))
 
 
 class WarmupCosineSchedule(LRScheduler):
-    r"""A line up to the base rate, then half a cosine down to ``eta_min``, which then holds.
+    r"""Raise the rate linearly to the base rate, anneal it to ``eta_min`` along half a cosine, and then hold it.
 
     .. math::
         \eta_t = \begin{cases}
@@ -77,18 +76,13 @@ class WarmupCosineSchedule(LRScheduler):
     base_lr, last_epoch
         See :class:`LRScheduler`.
     warmup_steps : int, default 1000
-        :math:`w`, at least 0; 0 is no warm-up.
+        Number of epochs :math:`w` of the warmup, >= 0. There is no warmup if it is 0.
     total_steps : int, default 10000
-        :math:`T`, above ``warmup_steps``.
+        Epoch :math:`T` at which the rate reaches ``eta_min``, > ``warmup_steps``.
     warmup_start_lr : float, default 0.0
-        :math:`s`, the rate at epoch 0. At least 0.
+        Rate :math:`s` at epoch 0, >= 0.
     eta_min : float, default 0.0
-        The least rate. At least 0.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
+        Minimum rate, >= 0.
 
     Examples
     --------
@@ -105,24 +99,25 @@ class WarmupCosineSchedule(LRScheduler):
         eta_min: float = 0.0,
         last_epoch: int = 0,
     ):
-        self.warmup_steps = validate('warmup_steps', warmup_steps)
-        self.total_steps = validate_within('total_steps', total_steps, Range(self.warmup_steps, low_open=True))
-        self.warmup_start_lr = validate('warmup_start_lr', warmup_start_lr)
-        self.eta_min = validate('eta_min', eta_min)
+        self.warmup_steps = COUNT.check('warmup_steps', warmup_steps)
+        after_warmup = Within(PERIOD, Range(self.warmup_steps, low_open=True))
+        self.total_steps = after_warmup.check('total_steps', total_steps)
+        self.warmup_start_lr = NON_NEGATIVE.check('warmup_start_lr', warmup_start_lr)
+        self.eta_min = NON_NEGATIVE.check('eta_min', eta_min)
         super().__init__(base_lr, last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any) -> Any:
-        left = ramp(self.total_steps - epoch, self.total_steps - self.warmup_steps)
-        target = line(self.eta_min, base_lr, half_wave(left))
-        return line(self.warmup_start_lr, target, ramp(epoch, self.warmup_steps))
+    def formula(self, epoch: Array, base_lr: Scalar) -> Scalar:
+        remaining = ramp(self.total_steps - epoch, self.total_steps - self.warmup_steps)
+        target = interpolate(self.eta_min, base_lr, half_cosine(remaining))
+        return interpolate(self.warmup_start_lr, target, ramp(epoch, self.warmup_steps))
 
 
 class WarmupStableDecay(LRScheduler):
-    r"""A line up to the base rate, which is held, then a fall to ``eta_min``, which then holds.
+    r"""Raise the rate linearly to the base rate, hold it, lower it to ``eta_min``, and hold it there.
 
     .. math:: \eta_t = s + (\eta_0 - s) \, t / w, \quad \eta_0, \quad \eta_{min} + (\eta_0 - \eta_{min}) f(u)
 
-    in turn, where :math:`u` is the share of ``decay_steps`` that has passed and :math:`f(u)` is
+    in the three phases, where :math:`u` is the fraction of ``decay_steps`` that has passed and :math:`f(u)` is
     :math:`1 - u` for ``decay='linear'``, :math:`(1 + \cos \pi u) / 2` for ``'cosine'`` and
     :math:`1 - \sqrt u` for ``'sqrt'``.
 
@@ -131,22 +126,17 @@ class WarmupStableDecay(LRScheduler):
     base_lr, last_epoch
         See :class:`LRScheduler`.
     warmup_steps : int, default 1000
-        :math:`w`, at least 0; 0 is no warm-up.
+        Number of epochs :math:`w` of the warmup, >= 0. There is no warmup if it is 0.
     stable_steps : int, default 8000
-        At least 0.
+        Number of epochs at the base rate, >= 0.
     decay_steps : int, default 1000
-        Above 0.
+        Number of epochs of the decay, > 0.
     warmup_start_lr : float, default 0.0
-        :math:`s`, the rate at epoch 0. At least 0.
+        Rate :math:`s` at epoch 0, >= 0.
     eta_min : float, default 0.0
-        The last rate. At least 0.
+        Final rate, >= 0.
     decay : {'linear', 'cosine', 'sqrt'}, default 'linear'
-        The form of the fall.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
+        Shape of the decay.
 
     References
     ----------
@@ -172,25 +162,26 @@ class WarmupStableDecay(LRScheduler):
         *,
         decay: str = 'linear',
     ):
-        self.warmup_steps = validate('warmup_steps', warmup_steps)
-        self.stable_steps = validate('stable_steps', stable_steps)
-        self.decay_steps = validate('decay_steps', decay_steps)
-        self.warmup_start_lr = validate('warmup_start_lr', warmup_start_lr)
-        self.eta_min = validate('eta_min', eta_min)
-        self.decay = validate_choice('decay', decay, ('linear', 'cosine', 'sqrt'))
+        self.warmup_steps = COUNT.check('warmup_steps', warmup_steps)
+        self.stable_steps = COUNT.check('stable_steps', stable_steps)
+        self.decay_steps = POSITIVE.check('decay_steps', decay_steps)
+        self.warmup_start_lr = NON_NEGATIVE.check('warmup_start_lr', warmup_start_lr)
+        self.eta_min = NON_NEGATIVE.check('eta_min', eta_min)
+        self.decay = OneOf(('linear', 'cosine', 'sqrt')).check('decay', decay)
         super().__init__(base_lr, last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any) -> Any:
-        left = ramp(self.warmup_steps + self.stable_steps + self.decay_steps - epoch, self.decay_steps)
+    def formula(self, epoch: Array, base_lr: Scalar) -> Scalar:
+        remaining = ramp(self.warmup_steps + self.stable_steps + self.decay_steps - epoch, self.decay_steps)
         if self.decay == 'cosine':
-            left = half_wave(left)
+            remaining = half_cosine(remaining)
         elif self.decay == 'sqrt':
-            left = 1 - root(1 - left, 0.5)
-        return line(self.warmup_start_lr, line(self.eta_min, base_lr, left), ramp(epoch, self.warmup_steps))
+            remaining = 1 - safe_power(1 - remaining, 0.5)
+        target = interpolate(self.eta_min, base_lr, remaining)
+        return interpolate(self.warmup_start_lr, target, ramp(epoch, self.warmup_steps))
 
 
 class InverseSquareRootLR(LRScheduler):
-    r"""A line up to the base rate, then a fall with the root of the epoch.
+    r"""Raise the rate linearly to the base rate, then decay it with the inverse square root of the epoch.
 
     .. math:: \eta_t = s + (\eta_0 - s) \, t / w \ \text{ for } t < w, \quad \eta_0 \sqrt{\max(w, 1) / t} \text{ after}
 
@@ -199,14 +190,10 @@ class InverseSquareRootLR(LRScheduler):
     base_lr, last_epoch
         See :class:`LRScheduler`.
     warmup_steps : int, default 1000
-        :math:`w`, at least 0; 0 is no warm-up, and a fall from epoch 1 on.
+        Number of epochs :math:`w` of the warmup, >= 0. If it is 0, there is no warmup, and the decay begins at
+        epoch 1.
     warmup_start_lr : float, default 0.0
-        :math:`s`, the rate at epoch 0. At least 0.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
+        Rate :math:`s` at epoch 0, >= 0.
 
     References
     ----------
@@ -225,11 +212,11 @@ class InverseSquareRootLR(LRScheduler):
         warmup_start_lr: float = 0.0,
         last_epoch: int = 0,
     ):
-        self.warmup_steps = validate('warmup_steps', warmup_steps)
-        self.warmup_start_lr = validate('warmup_start_lr', warmup_start_lr)
+        self.warmup_steps = COUNT.check('warmup_steps', warmup_steps)
+        self.warmup_start_lr = NON_NEGATIVE.check('warmup_start_lr', warmup_start_lr)
         super().__init__(base_lr, last_epoch)
 
-    def formula(self, epoch: Array, base_lr: Any) -> Any:
+    def formula(self, epoch: Array, base_lr: Scalar) -> Scalar:
         first = max(self.warmup_steps, 1)
         target = base_lr * jnp.sqrt(first / jnp.maximum(epoch, first))
-        return line(self.warmup_start_lr, target, ramp(epoch, self.warmup_steps))
+        return interpolate(self.warmup_start_lr, target, ramp(epoch, self.warmup_steps))

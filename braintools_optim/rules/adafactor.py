@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from dataclasses import KW_ONLY
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.optimizer import LearningRate, Optimizer
-from braintools_optim.options import Hyperparameters, validate
-from braintools_optim.precision import sqrt
-from braintools_optim.rule import Slots
-from braintools_optim.shared_options import SharedOptions
+from braintools_optim.learning_rate import Rate
+from braintools_optim.optimizer import Optimizer
+from braintools_optim.options import Hyperparameters, Number, Numbers, Positive, WeightDecay, option
+from braintools_optim.options.kinds import AT_LEAST_ZERO, BELOW_ONE, Scalar, Schedulable
+from braintools_optim.step.counterparts import TorchCounterpart
+from braintools_optim.step.rule import Slots
+from braintools_optim.weights.precision import sqrt
 
 __all__ = ['Adafactor']
 
@@ -19,7 +22,7 @@ Array = jax.Array
 
 
 class Adafactor(Optimizer):
-    r"""Adafactor: the second moments of a matrix kept as a row and a column, steps relative to the weight.
+    r"""Adafactor: factored second moments, and step sizes relative to the size of each parameter.
 
     .. math::
         r_t &= (1 - t^{-\kappa}) r_{t-1} + t^{-\kappa} \operatorname{mean}_j g_t^2, \quad
@@ -31,38 +34,38 @@ class Adafactor(Optimizer):
         w_t &= w_{t-1} - \eta (m_t + \lambda w_{t-1}), \quad
         \alpha_t = \frac{\max(\epsilon_2, \operatorname{rms}(w_{t-1}))}{\max(1, \eta \sqrt{t})}
 
-    for the last two axes of a weight; vectors, scalars and all weights without ``factored`` have
-    :math:`v_t = (1 - t^{-\kappa}) v_{t-1} + t^{-\kappa} g_t^2`; without ``beta1``, :math:`m_t = \alpha_t \hat u_t`.
+    The moments :math:`r_t` and :math:`c_t` belong to the last two axes of a parameter. Vectors, scalars and, without
+    ``factored``, all parameters keep :math:`v_t = (1 - t^{-\kappa}) v_{t-1} + t^{-\kappa} g_t^2` instead. Without
+    ``beta1``, :math:`m_t = \alpha_t \hat u_t`.
 
-    Steps are relative, :math:`\max(\epsilon_2, \operatorname{rms}(w)) \min(\eta, 1 / \sqrt t)` long, and so not
-    proportional to lr, if no lr is given or ``relative_step`` is set, which is torch's Adafactor.
-    Otherwise :math:`\alpha_t = 1` and lr is the length.
+    With ``relative_step``, or if no ``lr`` is given, a step has about the length
+    :math:`\max(\epsilon_2, \operatorname{rms}(w)) \min(\eta, 1 / \sqrt t)`, which is not proportional to ``lr``.
+    This is torch's Adafactor. Otherwise :math:`\alpha_t = 1`, and ``lr`` is the length of a step.
+
+    As in torch, :math:`\epsilon_1` is a lower bound, also for :math:`\operatorname{mean}(r_t)`. The paper adds
+    :math:`\epsilon_1` to the squared gradients instead.
 
     Parameters
     ----------
     lr : float, LRScheduler or callable, optional
-        See :class:`Optimizer`, as for all options not listed here. Default: relative steps of at most 1e-2.
+        Learning rate, see :class:`Optimizer`. Default: 1e-2 with ``relative_step``.
     eps : pair of float, default (1e-30, 1e-3)
-        :math:`\epsilon_1`, the least root of a second moment, and :math:`\epsilon_2`, the least size of a
-        weight in relative steps; at least 0. As in torch, where the paper adds
-        :math:`\epsilon_1` to the squares; :math:`\epsilon_1` bounds :math:`\operatorname{mean}(r_t)` too.
+        Lower bounds, >= 0: :math:`\epsilon_1` of the root of a second moment, and :math:`\epsilon_2` of the size of a
+        parameter in relative steps.
     clip_threshold : float, default 1.0
-        :math:`d`, the greatest root mean square of :math:`u`, above 0; ``inf`` does not clip.
+        Largest root mean square :math:`d` of the direction :math:`u`, > 0. With ``inf`` the direction is not clipped.
     decay_rate : float, default 0.8
-        :math:`\kappa`; its sign does not matter (torch writes -0.8).
+        Exponent :math:`\kappa` of the decay of the second moments, any finite number. The sign is ignored, because
+        torch writes -0.8.
     beta1 : float, optional
-        Decay rate of the mean direction, in [0, 1). Default: no mean.
+        Decay rate of the mean of the directions, in [0, 1). Default: no mean is kept.
     weight_decay : float, default 0.0
-        :math:`\lambda`, at least 0: the weight itself decays.
+        Strength :math:`\lambda` of the decoupled weight decay, >= 0.
     factored : bool, default True
-        Keep rows and columns, not the whole second moment.
+        Keep the means over rows and over columns instead of the whole second moment.
     relative_step : bool, default False
-        Relative steps, with lr the greatest; without an lr they are relative in any case.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Make steps relative to the size of each parameter, with ``lr`` as the upper bound. Always True if no ``lr`` is
+        given.
 
     References
     ----------
@@ -80,35 +83,27 @@ class Adafactor(Optimizer):
     [(2, 1), (1, 3)]
     """
 
-    def __init__(
-        self,
-        lr: LearningRate | None = None,
-        eps: tuple[float, float] = (1e-30, 1e-3),
-        clip_threshold: float = 1.0,
-        decay_rate: float = 0.8,
-        beta1: float | None = None,
-        weight_decay: float = 0.0,
-        factored: bool = True,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        *,
-        relative_step: bool = False,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(
-            1e-2 if lr is None else lr,
-            grad_clip_norm,
-            grad_clip_value,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=True,
-            **shared,
-            eps=eps,
-            clip_threshold=clip_threshold,
-            decay_rate=decay_rate,
-            beta1=beta1,
-            factored=factored,
-            relative_step=validate('relative_step', relative_step, like=False) or lr is None,
-        )
+    torch_counterpart = TorchCounterpart(
+        ('maximize', 'weight_decay', 'eps', 'clip_threshold', 'decay_rate'),
+        fixed={'relative_step': True, 'factored': True, 'beta1': None},
+        renamed={'clip_threshold': 'd', 'decay_rate': 'beta2_decay'},
+    )
+    lr: Rate = Rate(None)
+    eps: Annotated[tuple[Scalar, Scalar], Numbers(Number(AT_LEAST_ZERO))] = (1e-30, 1e-3)
+    clip_threshold: Positive = 1.0
+    decay_rate: Annotated[Schedulable, Number()] = 0.8
+    beta1: Annotated[Schedulable | None, Number(BELOW_ONE, optional=True, decay=True)] = None
+    weight_decay: WeightDecay = 0.0
+    factored: bool = True
+    _: KW_ONLY
+    relative_step: bool = False
+    decoupled_weight_decay: bool = option(True)
+
+    def resolve(self, options: dict[str, Any]) -> dict[str, Any]:
+        if options['lr'] is None:
+            relative = options['relative_step'] is False or options['relative_step']  # refused later if not a bool
+            options = {**options, 'lr': 1e-2, 'relative_step': relative}
+        return options
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         zeros: Slots = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda g: second_moments(g, hp), w))
@@ -122,7 +117,7 @@ class Adafactor(Optimizer):
         new = {name: slots[name] + hp.fresh * (v - slots[name]) for name, v in second_moments(g, hp).items()}
         if 'variance' in new:
             root = sqrt(new['variance'])
-        else:  # a root each: the product of the squares could underflow
+        else:  # the roots are taken one by one, because the product of the moments could underflow
             mean = jnp.maximum(new['row_var'].mean(-2, keepdims=True), hp.eps[0])
             root = sqrt(new['row_var'] / mean) * sqrt(new['col_var'])
         u = g / jnp.maximum(root, hp.eps[0])
@@ -135,7 +130,7 @@ class Adafactor(Optimizer):
 
 
 def second_moments(g: Array, hp: Hyperparameters) -> Slots:
-    """The squares of ``g``: their means over rows and columns if these are kept."""
+    """Return the squares of ``g``, or their means over rows and over columns if the moments are factored."""
     square = g * g
     if hp.factored and g.ndim > 1 and g.size > 0:
         return {'row_var': square.mean(-1, keepdims=True), 'col_var': square.mean(-2, keepdims=True)}
@@ -143,5 +138,5 @@ def second_moments(g: Array, hp: Hyperparameters) -> Slots:
 
 
 def rms(x: Array) -> Array:
-    """The root of the mean square."""
+    """Return the root mean square."""
     return sqrt(jnp.sum(x * x) / max(x.size, 1))

@@ -1,18 +1,20 @@
-"""Moments of the gradient, corrected for their start: Adam, AdamW, RAdam."""
+"""Optimizers with two bias-corrected moments of the gradient: Adam, AdamW, RAdam."""
 
 from __future__ import annotations
 
+import sys
 import warnings
-from typing import Unpack
+from dataclasses import KW_ONLY, InitVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.optimizer import LearningRate, Optimizer, given
-from braintools_optim.options import Decay, Hyperparameters
-from braintools_optim.precision import sqrt
-from braintools_optim.rule import Slots
-from braintools_optim.shared_options import SharedOptions
+from braintools_optim.optimizer import Optimizer
+from braintools_optim.options import Betas, Decay, Hyperparameters, NonNegative, WeightDecay, option
+from braintools_optim.step.counterparts import optax_state, torch_options
+from braintools_optim.step.rule import Slots
+from braintools_optim.weights.precision import sqrt
 
 __all__ = ['Adam', 'AdamW', 'RAdam']
 
@@ -20,7 +22,7 @@ Array = jax.Array
 
 
 class Moments(Optimizer):
-    """The first and second moments of the gradient, and what takes the bias of their start at zero away."""
+    """Base of optimizers that average the gradient and its square and correct the bias of averages that start at 0."""
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return {'exp_avg': jnp.zeros_like(w), 'exp_avg_sq': jnp.zeros_like(w)}
@@ -29,15 +31,40 @@ class Moments(Optimizer):
         return {f'debias{i}': beta.debias(hp.step) for i, beta in enumerate(hp.betas, 1)}
 
     def moments(self, g: Array, slots: Slots, hp: Hyperparameters) -> Slots:
-        beta1, beta2 = hp.betas
+        """Return both moments after one more gradient."""
+        beta1, beta2, *_ = hp.betas
         return {
             'exp_avg': beta1.average(slots['exp_avg'], g),
             'exp_avg_sq': beta2.average(slots['exp_avg_sq'], g * g),
         }
 
 
-class Adam(Moments):
-    r"""Adam: the mean gradient over the root of the mean squared gradient.
+class TwoMoments(Moments):
+    """Base of optimizers with the positional arguments of Adam: one decay rate for each of the two moments."""
+
+    betas: Betas = (0.9, 0.999)
+    eps: NonNegative = 1e-8
+    weight_decay: WeightDecay = 0.0
+
+
+class AdamBase(TwoMoments):
+    """Adam's rule. Subclasses choose which of its options are arguments and how the moments are computed."""
+
+    amsgrad: bool = option(False)
+
+    def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
+        return super().init_slots(w, hp) | ({'max_exp_avg_sq': jnp.zeros_like(w)} if hp.amsgrad else {})
+
+    def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
+        new = self.moments(g, slots, hp)
+        second = new['exp_avg_sq']
+        if hp.amsgrad:
+            second = new['max_exp_avg_sq'] = jnp.maximum(slots['max_exp_avg_sq'], second)
+        return hp.debias1 * new['exp_avg'] / (sqrt(hp.debias2 * second) + hp.eps), new
+
+
+class Adam(AdamBase):
+    r"""Adam: the mean gradient divided by the root of the mean squared gradient.
 
     .. math::
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
@@ -45,23 +72,18 @@ class Adam(Moments):
 
     Parameters
     ----------
-    lr : float, LRScheduler or callable, default 1e-3
-        See :class:`Optimizer`, as for all options not listed here.
     betas : pair of float, default (0.9, 0.999)
-        Decay rates of the two moments, in [0, 1).
+        Decay rates of the two moments, each in [0, 1).
     eps : float, default 1e-8
-        Added to the denominator; at least 0.
+        Number added to the denominator, >= 0.
     weight_decay : float, default 0.0
-        Added to the gradient, times the weight.
+        Strength of the L2 penalty, >= 0.
     amsgrad : bool, default False
-        Divide by the greatest :math:`v` so far (as torch computes it: corrected afterwards).
+        Divide by the maximum of all past :math:`v`. As in torch, the bias is corrected after the maximum is taken.
     decoupled_weight_decay : bool, default False
-        Decay the weight itself, as :class:`AdamW` does.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Decay the parameter itself, as :class:`AdamW` does, instead of adding the decay to the gradient.
+    beta1, beta2 : float, optional
+        Deprecated. Use ``betas``.
 
     References
     ----------
@@ -78,49 +100,42 @@ class Adam(Moments):
     [0.5, 2.5]
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        amsgrad: bool = False,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        *,
-        decoupled_weight_decay: bool = False,
-        beta1: float | None = None,
-        beta2: float | None = None,
-        **shared: Unpack[SharedOptions],
-    ):
-        betas = with_deprecated(betas, beta1, beta2)
-        super().__init__(**given(locals(), 'beta1', 'beta2'))
+    torch_counterpart = torch_options('weight_decay betas eps amsgrad decoupled_weight_decay')
+    optax_slots = optax_state('ScaleByAdamState', mu='exp_avg', nu='exp_avg_sq')
+    amsgrad: bool = False
+    _: KW_ONLY
+    decoupled_weight_decay: bool = False
+    beta1: InitVar[float | None] = None
+    beta2: InitVar[float | None] = None
 
-    def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
-        return super().init_slots(w, hp) | ({'max_exp_avg_sq': jnp.zeros_like(w)} if hp.amsgrad else {})
-
-    def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
-        new = self.moments(g, slots, hp)
-        second = new['exp_avg_sq']
-        if hp.amsgrad:
-            second = new['max_exp_avg_sq'] = jnp.maximum(slots['max_exp_avg_sq'], second)
-        return hp.debias1 * new['exp_avg'] / (sqrt(hp.debias2 * second) + hp.eps), new
+    def resolve(self, options: dict[str, Any]) -> dict[str, Any]:
+        for i, name in enumerate(('beta1', 'beta2')):
+            if (beta := options.pop(name)) is not None:
+                warnings.warn(f'{name} is deprecated. Use betas.', DeprecationWarning, stacklevel=level_of_caller())
+                betas = options['betas']
+                options['betas'] = (*betas[:i], beta, *betas[i + 1 :])
+        return options
 
 
-class AdamW(Adam):
-    r"""Adam with decoupled weight decay: :math:`w_t = w_{t-1} - \eta (\text{Adam's direction} + \lambda w_{t-1})`.
+class AdamW(AdamBase):
+    r"""Adam with decoupled weight decay.
+
+    .. math::
+        w_t = w_{t-1} - \eta \left( \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+        + \lambda w_{t-1} \right)
+
+    with the moments :math:`m_t`, :math:`v_t` of :class:`Adam`.
 
     Parameters
     ----------
-    lr, betas, eps, amsgrad
-        See :class:`Adam`; what is not listed there, :class:`Optimizer`.
+    betas : pair of float, default (0.9, 0.999)
+        Decay rates of the two moments, each in [0, 1).
+    eps : float, default 1e-8
+        Number added to the denominator, >= 0.
     weight_decay : float, default 0.01
-        :math:`\lambda`, at least 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Strength :math:`\lambda` of the decoupled weight decay, >= 0.
+    amsgrad : bool, default False
+        Divide by the maximum of all past :math:`v`. As in torch, the bias is corrected after the maximum is taken.
 
     References
     ----------
@@ -131,28 +146,21 @@ class AdamW(Adam):
     >>> import brainstate, jax.numpy as jnp
     >>> w = brainstate.ParamState(jnp.array(2.0))
     >>> optimizer = AdamW(lr=0.5, weight_decay=0.5).register_trainable_weights({'w': w})
-    >>> optimizer.update({'w': jnp.array(1.0)})  # 2 - 0.5 * (1 + 0.5 * 2)
-    >>> float(w.value)
+    >>> optimizer.update({'w': jnp.array(1.0)})
+    >>> float(w.value)  # 2 - 0.5 * (1 + 0.5 * 2)
     1.0
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        *,
-        amsgrad: bool = False,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(**given(locals()), decoupled_weight_decay=True)
+    torch_counterpart = torch_options('weight_decay betas eps amsgrad decoupled_weight_decay')
+    optax_slots = optax_state('ScaleByAdamState', mu='exp_avg', nu='exp_avg_sq')
+    weight_decay: WeightDecay = 0.01
+    _: KW_ONLY
+    amsgrad: bool = False
+    decoupled_weight_decay: bool = option(True)
 
 
-class RAdam(Moments):
-    r"""Rectified Adam: plain momentum until the variance of the adaptive rate is tractable.
+class RAdam(TwoMoments):
+    r"""Rectified Adam: plain momentum until the variance of the adaptive step size is tractable.
 
     .. math::
         \rho_\infty &= \frac{2}{1 - \beta_2} - 1, \quad
@@ -161,27 +169,20 @@ class RAdam(Moments):
         \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}{(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}}
         \frac{\sqrt{1 - \beta_2^t}}{\sqrt{v_t} + \epsilon} & \rho_t > 5 \\ 1 & \text{else} \end{cases}
 
-    with the moments :math:`m_t`, :math:`v_t` of :class:`Adam`. The rectification starts above 5, as in
-    torch (the paper and braintools.optim say 4), and eps is added to :math:`\sqrt{v_t}`, as torch does
-    (its 1.x page has it inside the root).
+    with the moments :math:`m_t`, :math:`v_t` of :class:`Adam`. The step is rectified where :math:`\rho_t > 5`, as in
+    torch; the paper and braintools.optim use 4. As in torch's code, :math:`\epsilon` is added outside the root; the
+    documentation of torch 1.x shows :math:`\epsilon` inside the root.
 
     Parameters
     ----------
-    lr : float, LRScheduler or callable, default 1e-3
-        See :class:`Optimizer`, as for all options not listed here.
     betas : pair of float, default (0.9, 0.999)
-        Decay rates of the two moments, in [0, 1).
+        Decay rates of the two moments, each in [0, 1).
     eps : float, default 1e-8
-        Added to the denominator; at least 0.
+        Number added to the denominator, >= 0.
     weight_decay : float, default 0.0
-        Added to the gradient, times the weight.
+        Strength of the L2 penalty, >= 0.
     decoupled_weight_decay : bool, default False
-        Decay the weight itself.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Decay the parameter itself instead of adding the decay to the gradient.
 
     References
     ----------
@@ -192,29 +193,20 @@ class RAdam(Moments):
     >>> import brainstate, jax.numpy as jnp
     >>> w = brainstate.ParamState(jnp.array([1.0, 2.0]))
     >>> optimizer = RAdam(lr=0.5).register_trainable_weights({'w': w})
-    >>> optimizer.update({'w': jnp.array([1.0, -2.0])})  # not rectified yet: plain momentum
+    >>> optimizer.update({'w': jnp.array([1.0, -2.0])})  # plain momentum, since rho_1 < 5
     >>> w.value.round(5).tolist()
     [0.5, 3.0]
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        *,
-        decoupled_weight_decay: bool = False,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(**given(locals()))
+    torch_counterpart = torch_options('weight_decay betas eps decoupled_weight_decay')
+    optax_slots = optax_state('ScaleByAdamState', mu='exp_avg', nu='exp_avg_sq')
+    _: KW_ONLY
+    decoupled_weight_decay: bool = False
 
     def prepare(self, hp: Hyperparameters) -> dict[str, Array]:
         rho_inf, rho = sma_length(hp.betas[1], hp.step)
         rectified = rho > 5
-        rho, rho_inf = jnp.where(rectified, rho, 6.0), jnp.where(rectified, rho_inf, 6.0)  # no NaN in derivatives
+        rho, rho_inf = jnp.where(rectified, rho, 6.0), jnp.where(rectified, rho_inf, 6.0)  # keeps derivatives finite
         ratio = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
         rate = jnp.sqrt(ratio * hp.betas[1].correction(hp.step))
         return super().prepare(hp) | {'rectified': rectified, 'rectified_rate': rate}
@@ -226,12 +218,12 @@ class RAdam(Moments):
 
 
 def sma_length(beta: Decay, step: Array) -> tuple[Array, Array]:
-    r"""RAdam's :math:`\rho_\infty` and :math:`\rho_t`, without the cancellation of its formula.
+    r"""Return RAdam's :math:`\rho_\infty` and :math:`\rho_t`, computed without the cancellation in their formula.
 
     With :math:`y = -\tfrac12 \log \beta` the formula is :math:`\rho_\infty = \coth y` and
     :math:`\rho_t = \rho_\infty - 2t / (e^{2ty} - 1)`, which for small :math:`ty` subtracts two numbers
-    of size :math:`1/y`. The same is :math:`\rho_t = t + L(y) - t L(ty)` with :math:`L(x) = \coth x - 1/x`,
-    whose continued fraction :math:`x / (3 + x^2 / (5 + \dots))` has only positive terms.
+    of size :math:`1/y`. An equivalent formula is :math:`\rho_t = t + L(y) - t L(ty)` with
+    :math:`L(x) = \coth x - 1/x`, whose continued fraction :math:`x / (3 + x^2 / (5 + \dots))` has only positive terms.
     """
 
     def langevin(x: Array) -> Array:
@@ -250,10 +242,9 @@ def sma_length(beta: Decay, step: Array) -> tuple[Array, Array]:
     return rho_inf, jnp.where(ty < 1, step + langevin(small / step) - step * langevin(small), late)
 
 
-def with_deprecated(betas: tuple[float, float], beta1: float | None, beta2: float | None) -> tuple[float, float]:
-    """``betas`` with ``beta1`` and ``beta2``, as braintools.optim takes them, in their places."""
-    for i, beta in enumerate((beta1, beta2)):
-        if beta is not None:
-            warnings.warn(f'beta{i + 1} is deprecated, give betas instead.', DeprecationWarning, stacklevel=3)
-            betas = (beta, betas[1]) if i == 0 else (betas[0], beta)
-    return betas
+def level_of_caller() -> int:
+    """Return the ``stacklevel`` at which a warning names the code that called the constructor."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get('__name__', '').partition('.')[0] in ('braintools_optim', 'brainstate'):
+        level, frame = level + 1, frame.f_back
+    return level

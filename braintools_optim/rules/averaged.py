@@ -1,52 +1,72 @@
-"""Averages of the weights themselves: ASGD, MADGRAD."""
+"""Averages of the parameters: ASGD, MADGRAD."""
 
 from __future__ import annotations
 
-from typing import Unpack
+from collections.abc import Mapping
+from dataclasses import KW_ONLY
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from braintools_optim.optimizer import LearningRate, Optimizer, given
-from braintools_optim.options import Hyperparameters
-from braintools_optim.precision import divide
-from braintools_optim.rule import Slots
-from braintools_optim.shared_options import SharedOptions
+from braintools_optim.learning_rate import Rate
+from braintools_optim.optimizer import Optimizer
+from braintools_optim.options import (
+    DecayRate,
+    Fraction,
+    Hyperparameters,
+    NonNegative,
+    Number,
+    Range,
+    WeightDecay,
+)
+from braintools_optim.options.kinds import Schedulable
+from braintools_optim.step.counterparts import ArraySlots, TorchCounterpart
+from braintools_optim.step.rule import Slots
+from braintools_optim.weights.precision import divide
 
 __all__ = ['ASGD', 'MADGRAD']
 
 Array = jax.Array
 
 
+class ASGDCounterpart(TorchCounterpart):
+    """torch's ASGD, which also keeps numbers that follow from options and count."""
+
+    def from_torch(self, slots: ArraySlots, lr: Any) -> ArraySlots:
+        return {name: x for name, x in slots.items() if name not in ('eta', 'mu')}
+
+    def to_torch(self, slots: ArraySlots, count: int, options: Mapping[str, Any]) -> ArraySlots:
+        lr = options['lr']
+        eta = np.array(lr / (1 + options['lambd'] * lr * count) ** options['alpha'])
+        return {**slots, 'eta': eta, 'mu': np.array(1 / max(1, count - options['t0']))}
+
+
 class ASGD(Optimizer):
-    r"""Averaged gradient descent: a decaying rate, and the mean of the weights since ``t0``.
+    r"""Averaged stochastic gradient descent: a decaying learning rate, and the mean of the parameters since ``t0``.
 
     .. math::
         \eta_t &= \frac{\eta}{(1 + \lambda \eta (t - 1))^\alpha}, \quad
         w_t = w_{t-1} - \eta_t (g_t + \lambda w_{t-1}) \\
         \bar w_t &= \bar w_{t-1} + \mu_t (w_t - \bar w_{t-1}), \quad \mu_t = \frac{1}{\max(1, t - 1 - t_0)}
 
-    The means :math:`\bar w`, the slot ``ax``, are what the States hold inside ``with optimizer.eval_weights():``.
-    The step is not proportional to lr, which is also in the decay of the rate. A change of lr acts on the
-    next update (in torch on the one after it).
+    Inside ``with optimizer.eval_weights():`` the States hold the means :math:`\bar w`, which are the slot ``ax``.
+    A step is not proportional to ``lr``, because the decay of the rate depends on ``lr``, too. A change of ``lr`` acts
+    on the next update. In torch a change acts one update later.
 
     Parameters
     ----------
     lr : float, LRScheduler or callable, default 1e-2
-        See :class:`Optimizer`, as for all options not listed here.
+        Learning rate :math:`\eta`, see :class:`Optimizer`.
     lambd : float, default 1e-4
-        :math:`\lambda`, at least 0.
+        Factor :math:`\lambda` in the decay of the rate, and the strength of the decay of the parameters, >= 0.
     alpha : float, default 0.75
-        The power of the decay, in [0, 1).
+        Exponent :math:`\alpha` of the decay of the rate, in [0, 1).
     t0 : float, default 1e6
-        The update count after which the mean is taken, at least 0; before, it is the weight.
+        Update count :math:`t_0`, >= 0, after which the mean is taken. Before, the mean equals the parameter.
     weight_decay : float, default 0.0
-        Added to the gradient, times the weight.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Strength of the L2 penalty, >= 0.
 
     References
     ----------
@@ -65,18 +85,14 @@ class ASGD(Optimizer):
     0.75
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-2,
-        lambd: float = 1e-4,
-        alpha: float = 0.75,
-        t0: float = 1e6,
-        weight_decay: float = 0.0,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(**given(locals()))
+    torch_counterpart = ASGDCounterpart(
+        ('maximize', 'weight_decay', 'lambd', 'alpha', 't0'), {'decoupled_weight_decay': False}
+    )
+    lr: Rate = Rate(1e-2)
+    lambd: NonNegative = 1e-4
+    alpha: DecayRate = 0.75
+    t0: Annotated[Schedulable, Number(Range(0))] = 1e6
+    weight_decay: WeightDecay = 0.0
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return {'ax': w}
@@ -86,40 +102,35 @@ class ASGD(Optimizer):
         return {'rate': (1 + hp.lambd * hp.lr * past) ** -hp.alpha.value, 'mu': 1 / jnp.maximum(past - hp.t0, 1)}
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
-        direction = hp.rate * (g + hp.lambd * w)
-        return direction, {'ax': (1 - hp.mu) * slots['ax'] + hp.mu * (w - hp.lr * direction)}
+        return (d := hp.rate * (g + hp.lambd * w)), {'ax': (1 - hp.mu) * slots['ax'] + hp.mu * (w - hp.lr * d)}
 
     def evaluation(self, w: Array, slots: Slots, hp: Hyperparameters) -> Array:
         return slots['ax']
 
 
 class MADGRAD(Optimizer):
-    r"""MADGRAD: dual averaging from the first weights, scaled by a cube root, and averaged by momentum.
+    r"""MADGRAD: dual averaging from the initial parameters, scaled by a cube root and smoothed by momentum.
 
     .. math::
         s_t &= s_{t-1} + \eta \sqrt t \, g_t, \quad v_t = v_{t-1} + \eta \sqrt t \, g_t^2 \\
         z_t &= w_0 - \frac{s_t}{\sqrt[3]{v_t} + \epsilon}, \quad w_t = \mu w_{t-1} + (1 - \mu) z_t
 
-    The rate weighs gradients, so a change of lr acts on the next update but not in proportion; at 0 the weights
-    stand still. This is the paper's formula; the authors' code adds eps to lr.
+    The learning rate weighs the gradients, so a change of ``lr`` acts on the next update, but a step is not
+    proportional to ``lr``. With an ``lr`` of 0 the parameters do not move. This is the formula of the paper; the
+    authors' code adds ``eps`` to ``lr``.
 
     Parameters
     ----------
     lr : float, LRScheduler or callable, default 1e-2
-        :math:`\eta`. See :class:`Optimizer`, as for all options not listed here.
+        Learning rate :math:`\eta`, see :class:`Optimizer`.
     momentum : float, default 0.9
-        :math:`\mu`, in [0, 1].
-    eps : float, default 1e-6
-        Added to the denominator; at least 0.
+        Momentum factor :math:`\mu`, in [0, 1].
     weight_decay : float, default 0.0
-        Added to the gradient, times the weight.
+        Strength of the L2 penalty, >= 0.
+    eps : float, default 1e-6
+        Number :math:`\epsilon` that is added to the denominator, >= 0.
     decoupled_weight_decay : bool, default False
-        Decay the weight itself.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Decay the parameters themselves instead of their gradients.
 
     References
     ----------
@@ -131,24 +142,17 @@ class MADGRAD(Optimizer):
     >>> import brainstate, jax.numpy as jnp
     >>> w = brainstate.ParamState(jnp.array(2.0))
     >>> optimizer = MADGRAD(lr=1.0, momentum=0.5).register_trainable_weights({'w': w})
-    >>> optimizer.update({'w': jnp.array(8.0)})  # half of 8 / 4
+    >>> optimizer.update({'w': jnp.array(8.0)})  # a step of 0.5 * 8 / 4
     >>> float(w.value.round(5))
     1.0
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-2,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        eps: float = 1e-6,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        *,
-        decoupled_weight_decay: bool = False,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(**given(locals()))
+    lr: Rate = Rate(1e-2)
+    momentum: Fraction = 0.9
+    weight_decay: WeightDecay = 0.0
+    eps: NonNegative = 1e-6
+    _: KW_ONLY
+    decoupled_weight_decay: bool = False
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return {'grad_sum_sq': jnp.zeros_like(w), 's': jnp.zeros_like(w), 'x0': w}
@@ -158,7 +162,10 @@ class MADGRAD(Optimizer):
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         s, v = slots['s'] + hp.lamb * g, slots['grad_sum_sq'] + hp.lamb * g * g
-        root = jnp.where(v == 0, 0.0, jnp.cbrt(jnp.where(v == 0, 1.0, v)))
-        z = slots['x0'] - divide(s, root + hp.eps)
-        step = (1 - hp.momentum) * (w - z)
-        return divide(step, hp.lr), {'grad_sum_sq': v, 's': s, 'x0': slots['x0']}
+        z = slots['x0'] - divide(s, cube_root(v) + hp.eps)
+        return divide((1 - hp.momentum) * (w - z), hp.lr), {'grad_sum_sq': v, 's': s, 'x0': slots['x0']}
+
+
+def cube_root(x: Array) -> Array:
+    """Return the cube root, with derivative 0 at 0."""
+    return jnp.where(x == 0, 0.0, jnp.cbrt(jnp.where(x == 0, 1.0, x)))

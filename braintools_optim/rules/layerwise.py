@@ -1,49 +1,53 @@
-"""Steps in proportion to the norm of the whole weight: Lamb, Lars, Novograd, Fromage."""
+"""Optimizers that scale the step by the norm of the whole parameter: Lamb, Lars, Novograd, Fromage."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from dataclasses import KW_ONLY
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.optimizer import LearningRate, Optimizer, given
-from braintools_optim.options import Hyperparameters
-from braintools_optim.precision import sqrt
-from braintools_optim.rule import Slots
-from braintools_optim.rules.adam import Adam
-from braintools_optim.rules.sgd import SGD
-from braintools_optim.shared_options import SharedOptions
+from braintools_optim.learning_rate import Rate
+from braintools_optim.optimizer import Optimizer
+from braintools_optim.options import (
+    Betas,
+    Fraction,
+    Hyperparameters,
+    NonNegative,
+    PositiveFinite,
+    WeightDecay,
+    option,
+)
+from braintools_optim.rules.adam import AdamBase
+from braintools_optim.rules.sgd import SGD, Dampening
+from braintools_optim.step.counterparts import optax_state
+from braintools_optim.step.rule import Slots
+from braintools_optim.weights.precision import sqrt
 
 __all__ = ['Fromage', 'Lamb', 'Lars', 'Novograd']
 
 Array = jax.Array
 
 
-class Lamb(Adam):
-    r"""LAMB: Adam's direction with weight decay, as long as the weight.
+class Lamb(AdamBase):
+    r"""LAMB: Adam's direction with weight decay, rescaled to the norm of the parameter.
 
     .. math::
         u_t = \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon} + \lambda w_{t-1}, \quad
         w_t = w_{t-1} - \eta \frac{\lVert w_{t-1} \rVert}{\lVert u_t \rVert} u_t
 
-    with the corrected moments of :class:`Adam`. Where one of the norms is 0, their ratio counts as 1.
+    with the bias-corrected moments :math:`\hat m_t`, :math:`\hat v_t` of :class:`Adam`. If one of the two norms is 0,
+    their ratio counts as 1.
 
     Parameters
     ----------
-    lr : float, LRScheduler or callable, default 1e-3
-        See :class:`Optimizer`, as for all options not listed here.
     betas : pair of float, default (0.9, 0.999)
-        Decay rates of the two moments, in [0, 1).
+        Decay rates of the two moments, each in [0, 1).
     eps : float, default 1e-6
-        Added to the denominator; at least 0.
+        Number added to the denominator, >= 0.
     weight_decay : float, default 0.0
-        :math:`\lambda`, at least 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Strength :math:`\lambda` of the weight decay, >= 0.
 
     References
     ----------
@@ -59,56 +63,47 @@ class Lamb(Adam):
     [1.75, 5.25, -1.25, -1.25]
     """
 
+    optax_slots = optax_state('ScaleByAdamState', mu='exp_avg', nu='exp_avg_sq')
     decays: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        lr: LearningRate = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
-        weight_decay: float = 0.0,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(lr, betas, eps, weight_decay, False, grad_clip_norm, grad_clip_value, **shared)
+    eps: NonNegative = 1e-6
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         adam, new = super().direction(g, w, slots, hp)
-        u = decayed(adam, w, hp)
+        u = adam + hp.weight_decay * w
         return ratio(norm(w), norm(u)) * u, new
 
 
 class Lars(SGD):
-    r"""LARS: gradient descent with momentum, each weight's gradient scaled to the weight.
+    r"""LARS: gradient descent with momentum, where each gradient is scaled to the norm of its parameter.
 
     .. math::
         b_t = \mu b_{t-1} + \frac{\kappa \lVert w_{t-1} \rVert}
         {\lVert g_t \rVert + \lambda \lVert w_{t-1} \rVert + \epsilon} (g_t + \lambda w_{t-1}), \quad
         w_t = w_{t-1} - \eta b_t
 
-    Where the norm of the weight is 0, the factor counts as 1. The denominator is the paper's; optax has
-    :math:`\lVert g_t + \lambda w_{t-1} \rVert`. lr is outside of the momentum, so that a change of lr acts at once.
+    If the norm of the parameter is 0, the factor counts as 1. The denominator is the paper's; optax uses
+    :math:`\lVert g_t + \lambda w_{t-1} \rVert`. The momentum does not include lr, so that a change of lr takes
+    effect immediately.
 
     Parameters
     ----------
     lr : float, LRScheduler or callable, default 1.0
-        See :class:`Optimizer`, as for all options not listed here.
+        Learning rate, see :class:`Optimizer`.
     momentum : float, default 0.9
-        :math:`\mu`, in [0, 1].
+        Momentum factor :math:`\mu`, in [0, 1].
     weight_decay : float, default 0.0
-        :math:`\lambda`, at least 0.
+        Strength :math:`\lambda` of the weight decay, >= 0.
     trust_coefficient : float, default 1e-3
-        :math:`\kappa`, above 0.
+        Coefficient :math:`\kappa` of the ratio of norms, > 0.
     eps : float, default 1e-8
-        Added to the denominator; at least 0.
+        Number added to the denominator, >= 0.
     nesterov : bool, default False
-        Look ahead along the momentum; needs ``momentum > 0``.
+        Use Nesterov momentum. Requires ``momentum > 0``.
 
     Raises
     ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+    ValueError
+        If ``nesterov`` is True although ``momentum`` is 0.
 
     References
     ----------
@@ -119,47 +114,28 @@ class Lars(SGD):
     >>> import brainstate, jax.numpy as jnp
     >>> w = brainstate.ParamState(jnp.array([3.0, 4.0]))
     >>> optimizer = Lars(lr=0.5, trust_coefficient=0.1, eps=0.0).register_trainable_weights({'w': w})
-    >>> optimizer.update({'w': jnp.array([0.0, 2.0])})  # 4 - 0.5 * 0.1 * 5 / 2 * 2
-    >>> w.value.tolist()
+    >>> optimizer.update({'w': jnp.array([0.0, 2.0])})
+    >>> w.value.tolist()  # 4 - 0.5 * 0.1 * 5 / 2 * 2 = 3.75
     [3.0, 3.75]
     """
 
     decays: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        lr: LearningRate = 1.0,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        trust_coefficient: float = 1e-3,
-        eps: float = 1e-8,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        *,
-        nesterov: bool = False,
-        **shared: Unpack[SharedOptions],
-    ):
-        super(SGD, self).__init__(
-            lr,
-            grad_clip_norm,
-            grad_clip_value,
-            weight_decay=weight_decay,
-            **shared,
-            momentum=momentum,
-            nesterov=nesterov,
-            dampening=0.0,
-            trust_coefficient=trust_coefficient,
-            eps=eps,
-        )
+    lr: Rate = Rate(1.0)
+    momentum: Fraction = 0.9
+    trust_coefficient: PositiveFinite = 1e-3
+    eps: NonNegative = 1e-8
+    _: KW_ONLY
+    nesterov: bool = False
+    dampening: Dampening = option(0.0)
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         size = norm(w)
-        trust = ratio(hp.trust_coefficient * size, decayed(norm(g), size, hp) + hp.eps)
-        return super().direction(trust * decayed(g, w, hp), w, slots, hp)
+        trust = ratio(hp.trust_coefficient * size, norm(g) + hp.weight_decay * size + hp.eps)
+        return super().direction(trust * (g + hp.weight_decay * w), w, slots, hp)
 
 
 class Novograd(Optimizer):
-    r"""NovoGrad: momentum of gradients divided by a running norm, one for each weight.
+    r"""NovoGrad: momentum of gradients, each divided by a running average of its norm.
 
     .. math::
         v_t &= \beta_2 v_{t-1} + (1 - \beta_2) \lVert g_t \rVert^2, \quad v_1 = \lVert g_1 \rVert^2 \\
@@ -168,19 +144,12 @@ class Novograd(Optimizer):
 
     Parameters
     ----------
-    lr : float, LRScheduler or callable, default 1e-3
-        See :class:`Optimizer`, as for all options not listed here.
     betas : pair of float, default (0.9, 0.999)
-        Decay rates of the momentum and of the norm, in [0, 1).
+        Decay rates of the momentum and of the squared norm, each in [0, 1).
     eps : float, default 1e-8
-        Added to the denominator; at least 0.
+        Number added to the denominator, >= 0.
     weight_decay : float, default 0.0
-        :math:`\lambda`, at least 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Strength :math:`\lambda` of the weight decay, >= 0.
 
     References
     ----------
@@ -198,18 +167,9 @@ class Novograd(Optimizer):
     """
 
     decays: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        lr: LearningRate = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(**given(locals()))
+    betas: Betas = (0.9, 0.999)
+    eps: NonNegative = 1e-8
+    weight_decay: WeightDecay = 0.0
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return {'exp_avg': jnp.zeros_like(w), 'exp_avg_sq': jnp.zeros((), w.dtype)}
@@ -218,33 +178,28 @@ class Novograd(Optimizer):
         beta1, beta2 = hp.betas
         square = jnp.sum(g * g)
         square = jnp.where(hp.step == 1, square, beta2.average(slots['exp_avg_sq'], square))
-        momentum = beta1.value * slots['exp_avg'] + decayed(g / (sqrt(square) + hp.eps), w, hp)
+        momentum = beta1.value * slots['exp_avg'] + (g / (sqrt(square) + hp.eps) + hp.weight_decay * w)
         return momentum, {'exp_avg': momentum, 'exp_avg_sq': square}
 
 
 class Fromage(SGD):
-    r"""Fromage: a step of lr times the norm of the weight, and back to where norms do not grow.
+    r"""Fromage: a step whose norm is lr times the norm of the parameter, rescaled so that norms do not grow.
 
     .. math::
         b_t = \mu b_{t-1} + g_t, \quad
         w_t = \frac{1}{\sqrt{1 + \eta^2}}
         \left( w_{t-1} - \eta \frac{\lVert w_{t-1} \rVert}{\lVert b_t \rVert} b_t \right)
 
-    The step is not proportional to lr. Where one of the norms is 0, their ratio counts as 1, as in the
-    authors' code (optax keeps norms above 1e-6). The momentum, which the paper does not have, acts
-    before the norm is taken: a step stays as long as lr says.
+    The step is not proportional to lr. If one of the two norms is 0, their ratio counts as 1, as in the authors'
+    code; optax bounds the norms from below by 1e-6. The momentum, which is not part of the paper, is applied before
+    the norm is taken, so that the length of a step depends on lr alone.
 
     Parameters
     ----------
     lr : float, LRScheduler or callable, default 1.0
-        See :class:`Optimizer`, as for all options not listed here.
+        Learning rate, see :class:`Optimizer`.
     momentum : float, default 0.0
-        :math:`\mu`, in [0, 1].
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Momentum factor :math:`\mu`, in [0, 1].
 
     References
     ----------
@@ -255,20 +210,15 @@ class Fromage(SGD):
     >>> import brainstate, jax.numpy as jnp
     >>> w = brainstate.ParamState(jnp.array([3.0, 4.0]))
     >>> optimizer = Fromage(lr=0.75).register_trainable_weights({'w': w})
-    >>> optimizer.update({'w': jnp.array([0.0, 0.1])})  # (3, 4 - 0.75 * 5) / 1.25
-    >>> [round(x, 6) for x in w.value.tolist()]
+    >>> optimizer.update({'w': jnp.array([0.0, 0.1])})
+    >>> [round(x, 6) for x in w.value.tolist()]  # 3 / 1.25 and (4 - 0.75 * 5) / 1.25
     [2.4, 0.2]
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1.0,
-        momentum: float = 0.0,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(lr, momentum, 0.0, False, grad_clip_norm, grad_clip_value, **shared)
+    lr: Rate = Rate(1.0)
+    weight_decay: WeightDecay = option(0.0)
+    nesterov: bool = option(False)
+    dampening: Dampening = option(0.0)
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         buffer, new = super().direction(g, w, slots, hp)
@@ -276,15 +226,11 @@ class Fromage(SGD):
         return (ratio(norm(w), norm(buffer)) * buffer + hp.lr / (1 + growth) * w) / growth, new
 
 
-def decayed(u: Array, w: Array, hp: Hyperparameters) -> Array:
-    """``u + weight_decay * w``; the weight is not read without decay."""
-    return u if hp.weight_decay is None else u + hp.weight_decay * w
-
-
 def norm(x: Array) -> Array:
+    """Return the Euclidean norm of all entries."""
     return sqrt(jnp.sum(x * x))
 
 
 def ratio(a: Array, b: Array) -> Array:
-    """``a / b``, and 1 where one of them is 0."""
+    """Return ``a / b``, and 1 where one of them is 0."""
     return jnp.where((a == 0) | (b == 0), 1.0, a / jnp.where(b == 0, 1.0, b))

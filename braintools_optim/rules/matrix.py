@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 import re
-from types import MappingProxyType
-from typing import Any, Unpack
+from dataclasses import KW_ONLY
+from typing import Annotated, Any, Literal
 
 import brainunit
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.groups import Group
-from braintools_optim.optimizer import LearningRate, Optimizer, given
-from braintools_optim.options import Hyperparameters, validate
-from braintools_optim.precision import sqrt
-from braintools_optim.rule import Slots
+from braintools_optim.learning_rate import Rate
+from braintools_optim.optimizer import Optimizer
+from braintools_optim.options import (
+    Argument,
+    Betas,
+    Fraction,
+    Hyperparameters,
+    NonNegative,
+    Number,
+    Period,
+    PositiveFinite,
+    Range,
+    WeightDecay,
+    option,
+)
+from braintools_optim.options.hyperparameters import replace
+from braintools_optim.options.kinds import AT_LEAST_ZERO, BELOW_ONE, Schedulable
 from braintools_optim.rules.adam import Moments
-from braintools_optim.selection import Predicate, matches
-from braintools_optim.shared_options import SharedOptions
-from braintools_optim.weights import Weights
+from braintools_optim.step.rule import Slots
+from braintools_optim.weights.groups import Group
+from braintools_optim.weights.precision import sqrt
+from braintools_optim.weights.predicates import Predicate, matches
+from braintools_optim.weights.registered import Weights
 
 __all__ = ['SOAP', 'Muon', 'hidden_matrix']
 
 Array = jax.Array
-Bases = dict[int, Array]  # of the rows (0) and the columns (1)
+Bases = dict[int, Array]
+"""A square matrix for the rows (0), for the columns (1), or for both."""
 NOT_HIDDEN = re.compile(r'\w*(embed|readout|output|classif|logit|vocab|norm|bias)\w*|(\w+_)?(head|out)', re.IGNORECASE)
 
 
 def hidden_matrix(name: str, weight: Any) -> bool:
-    """Whether a weight is a real matrix, and no part of its name speaks of an embedding, a norm or an output.
+    """Return True for a real matrix unless a part of its name suggests an embedding, a norm, a bias or an output.
 
     Examples
     --------
@@ -40,12 +55,13 @@ def hidden_matrix(name: str, weight: Any) -> bool:
 
 
 def is_matrix(weight: Any) -> bool:
+    """Return whether a parameter is a real matrix, with or without a unit."""
     array = brainunit.get_mantissa(weight)
     return jnp.ndim(array) == 2 and not jnp.iscomplexobj(array)
 
 
 class Muon(Moments):
-    r"""Muon: momentum, made orthogonal, for the matrices of hidden layers; AdamW for all other weights.
+    r"""Muon: orthogonalized momentum for the matrices of hidden layers, AdamW for all other parameters.
 
     .. math::
         b_t &= \mu b_{t-1} + (1 - \mu) g_t, \quad
@@ -54,44 +70,46 @@ class Muon(Moments):
         X_{i+1} = a X_i + (b X_i X_i^T + c (X_i X_i^T)^2) X_i \\
         w_t &= w_{t-1} - \eta (s X_k + \lambda w_{t-1})
 
-    The iteration is done in the dtype of the arithmetic, float32 at least (torch: in bfloat16). Each of the
-    two kinds of weights is a group: ``print(optimizer.param_groups)`` shows which is which.
+    Unlike torch, which iterates in bfloat16, this class iterates in float32 or wider. The two kinds of parameters are
+    separate groups, which ``print(optimizer.param_groups)`` shows.
 
     Parameters
     ----------
-    lr : float, LRScheduler or callable, default 1e-3
-        See :class:`Optimizer`, as for all options not listed here.
     weight_decay : float, default 0.1
-        :math:`\lambda`, decoupled.
+        Strength :math:`\lambda` of the decoupled weight decay, >= 0.
     momentum : float, default 0.95
-        :math:`\mu`, in [0, 1].
+        Momentum factor :math:`\mu`, in [0, 1].
     nesterov : bool, default True
-        Look ahead along the momentum.
-    ns_coefficients : tuple of float, default (3.4445, -4.775, 2.0315)
-        :math:`(a, b, c)`.
+        Use Nesterov momentum.
+    ns_coefficients : three floats, default (3.4445, -4.775, 2.0315)
+        Coefficients :math:`(a, b, c)` of the Newton-Schulz iteration, any finite numbers.
     eps : float, default 1e-7
-        The least norm that is divided by, above 0.
+        Lower bound :math:`\epsilon` of the norm in the denominator, > 0.
     ns_steps : int, default 5
-        :math:`k`, in [0, 99]. Cannot be assigned.
+        Number :math:`k` of iterations, in [0, 99]. Cannot be assigned later.
     adjust_lr_fn : {'original', 'match_rms_adamw'}, optional
-        The factor :math:`s` of a matrix of m rows and n columns: :math:`\sqrt{\max(1, m/n)}`, the default,
-        or :math:`0.2 \sqrt{\max(m, n)}`, with which AdamW's lr and decay do.
+        Factor :math:`s` for a matrix of m rows and n columns: ``'original'``, the default, is
+        :math:`\sqrt{\max(1, m/n)}`; ``'match_rms_adamw'`` is :math:`0.2 \sqrt{\max(m, n)}`, which suits the learning
+        rate and the weight decay of AdamW.
     muon : predicate, default hidden_matrix
-        The weights that Muon is to update: a pattern for the last parts of a dotted name, or a function
-        ``(name, weight) -> bool``. Not asked for a group with an ``algorithm`` of its own, ``'muon'`` or ``'adamw'``.
+        Parameters that are updated by Muon: a pattern for the last parts of a dotted name, or a function
+        ``(name, weight) -> bool``. Ignored for groups that are given the option ``algorithm``, ``'muon'`` or
+        ``'adamw'``. Cannot be assigned later.
     adamw_lr : float, optional
-        That of all other weights, under the same schedule. Default: ``lr``.
+        Learning rate of all other parameters, >= 0, under the same schedule. Default: ``lr``. Cannot be assigned later;
+        assign ``lr`` of their group instead.
     adamw_betas : pair of float, default (0.9, 0.999)
-        See :class:`AdamW`.
+        Decay rates of the moments in AdamW, in [0, 1), see :class:`AdamW`.
     adamw_eps : float, default 1e-8
-        See :class:`AdamW`.
+        Number that is added to the denominator in AdamW, >= 0.
     adamw_weight_decay : float, default 0.01
-        See :class:`AdamW`.
+        Strength of the decoupled weight decay in AdamW, >= 0. Cannot be assigned later; assign ``weight_decay`` of the
+        group instead.
 
     Raises
     ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range, or Muon is to update what is no real matrix.
+    ValueError
+        If a parameter that is not a real matrix is assigned to Muon.
 
     References
     ----------
@@ -111,66 +129,51 @@ class Muon(Moments):
     ([[0.5, 0.0], [0.0, 0.5]], [-0.5, 0.5])
     """
 
-    group_options = MappingProxyType({'algorithm': 'muon'})
+    weight_decay: WeightDecay = 0.1
+    momentum: Fraction = 0.95
+    nesterov: bool = True
+    ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315)
+    eps: PositiveFinite = 1e-7
+    ns_steps: Annotated[int, Argument(Number(Range(0, 99), integer=True).check)] = 5
+    adjust_lr_fn: Literal[None, 'original', 'match_rms_adamw'] = None
+    _: KW_ONLY
+    muon: Annotated[Predicate, Argument()] = hidden_matrix
+    adamw_lr: Annotated[float | None, Argument(Number(AT_LEAST_ZERO, optional=True).check)] = None
+    adamw_betas: Betas = (0.9, 0.999)
+    adamw_eps: NonNegative = 1e-8
+    adamw_weight_decay: Annotated[float, Argument(Number(AT_LEAST_ZERO).check)] = 0.01
+    decoupled_weight_decay: bool = option(True)
+    algorithm: Literal['muon', 'adamw'] = option('muon')
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-3,
-        weight_decay: float = 0.1,
-        momentum: float = 0.95,
-        nesterov: bool = True,
-        ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315),
-        eps: float = 1e-7,
-        ns_steps: int = 5,
-        adjust_lr_fn: str | None = None,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        *,
-        muon: Predicate = hidden_matrix,
-        adamw_lr: float | None = None,
-        adamw_betas: tuple[float, float] = (0.9, 0.999),
-        adamw_eps: float = 1e-8,
-        adamw_weight_decay: float = 0.01,
-        **shared: Unpack[SharedOptions],
-    ):
-        options = given(locals(), 'ns_steps', 'muon', 'adamw_lr', 'adamw_weight_decay')
-        super().__init__(**options, decoupled_weight_decay=True)
-        self.muon, self.ns_steps = muon, int(validate('ns_steps', ns_steps))
-        self.adamw_lr = validate('adamw_lr', adamw_lr)
-        self.adamw_weight_decay = validate('adamw_weight_decay', adamw_weight_decay)
-
-    def check_options(self, hp: Hyperparameters) -> None:
-        if hp.eps == 0:
-            raise ValueError('Invalid eps=0.0. Must be > 0.')
-
-    def _parted(
+    def split_groups(
         self, weights: Weights, groups: list[Group], overrides: list[dict[str, Any]]
     ) -> tuple[list[Group], list[dict[str, Any]]]:
-        rest = {'algorithm': 'adamw', 'weight_decay': self.adamw_weight_decay}
-        rest |= {} if self.adamw_lr is None else {'lr': self.adamw_lr}
+        """Split each group into the parameters of Muon and those of AdamW, unless the group chooses the algorithm."""
+        adamw = {'algorithm': 'adamw', 'weight_decay': self.adamw_weight_decay}
+        adamw |= {} if self.adamw_lr is None else {'lr': self.adamw_lr}
         named, parts = weights.named(), []
-        for group, own in zip(groups, overrides, strict=True):
-            hidden = [key for key in group.keys if 'algorithm' in own or matches(self.muon, key, named[key])]
+        for group, options in zip(groups, overrides, strict=True):
+            hidden = [key for key in group.keys if 'algorithm' in options or matches(self.muon, key, named[key])]
             others = [key for key in group.keys if key not in hidden]
             if hidden or not others:
-                parts.append((hidden, own))
+                parts.append((hidden, options))
             if others:
-                parts.append((others, rest | own))
-        muon = [key for keys, own in parts if own.get('algorithm', self.algorithm) == 'muon' for key in keys]
-        if wrong := [key for key in muon if not is_matrix(named[key])]:
+                parts.append((others, adamw | options))
+        by_muon = [key for keys, own in parts if own.get('algorithm', self.algorithm) == 'muon' for key in keys]
+        if wrong := [key for key in by_muon if not is_matrix(named[key])]:
             raise ValueError(f'Muon updates real matrices only. Give {", ".join(wrong)} to AdamW.')
         states = [Group(keys, {key: weights.state_of(key) for key in keys}) for keys, _ in parts]
-        return states, [own for _, own in parts]
+        return states, [options for _, options in parts]
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return {'momentum_buffer': jnp.zeros_like(w)} if hp.algorithm == 'muon' else super().init_slots(w, hp)
 
     def prepare(self, hp: Hyperparameters) -> dict[str, Array]:
-        return {} if hp.algorithm == 'muon' else super().prepare(hp.with_values(betas=hp.adamw_betas))
+        return {} if hp.algorithm == 'muon' else super().prepare(replace(hp, betas=hp.adamw_betas))
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         if hp.algorithm == 'adamw':
-            new = self.moments(g, slots, hp.with_values(betas=hp.adamw_betas))
+            new = self.moments(g, slots, replace(hp, betas=hp.adamw_betas))
             return hp.debias1 * new['exp_avg'] / (sqrt(hp.debias2 * new['exp_avg_sq']) + hp.adamw_eps), new
         if w.ndim != 2:
             raise ValueError(f'Muon updates real matrices only, not weights of the shape {list(w.shape)}.')
@@ -181,18 +184,18 @@ class Muon(Moments):
         return size**0.5 * self.orthogonal(ahead, hp), {'momentum_buffer': buffer}
 
     def orthogonal(self, m: Array, hp: Hyperparameters) -> Array:
-        """About the nearest orthogonal matrix, by Newton-Schulz iterations."""
+        """Return approximately the nearest orthogonal matrix, by Newton-Schulz iterations."""
         a, b, c = hp.ns_coefficients
         tall = m.shape[0] > m.shape[1]
         x = (m.T if tall else m) / jnp.maximum(sqrt(jnp.sum(m * m)), hp.eps)
-        for _ in range(self.ns_steps):
+        for _ in range(int(self.ns_steps)):
             gram = x @ x.T
             x = a * x + (b * gram + c * gram @ gram) @ x
         return x.T if tall else x
 
 
 class SOAP(Optimizer):
-    r"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner, for matrices; Adam for all other weights.
+    r"""SOAP: for matrices, Adam in the eigenbasis of Shampoo's preconditioner; Adam for all other parameters.
 
     .. math::
         L_t &= \beta_3 L_{t-1} + (1 - \beta_3) g_t g_t^T, \quad R_t = \beta_3 R_{t-1} + (1 - \beta_3) g_t^T g_t \\
@@ -202,31 +205,27 @@ class SOAP(Optimizer):
         Q_L \frac{Q_L^T m_t Q_R}{\sqrt{v_t} + \epsilon} Q_R^T, \quad
         w_t = (1 - \eta \lambda) (w_{t-1} - \eta u_t)
 
-    The first update only finds the eigenvectors :math:`Q`, of all weights, and moves none; after that one
-    power iteration and a QR decomposition renew them every few updates. Derivatives through updates take
-    the :math:`Q` as constant.
+    The first update only computes the eigenvectors :math:`Q` and moves no parameter. Afterwards the eigenvectors are
+    renewed every few updates by one power iteration and a QR decomposition. Derivatives through updates treat
+    :math:`Q` as constant.
 
     Parameters
     ----------
     lr : float, LRScheduler or callable, default 3e-3
-        See :class:`Optimizer`, as for all options not listed here.
+        Learning rate :math:`\eta`, see :class:`Optimizer`.
     betas : pair of float, default (0.95, 0.95)
-        :math:`\beta_1, \beta_2`, in [0, 1).
+        Decay rates :math:`\beta_1, \beta_2` of the two moments, in [0, 1).
     shampoo_beta : float, optional
-        :math:`\beta_3`, in [0, 1). Default: :math:`\beta_2`.
+        Decay rate :math:`\beta_3` of the preconditioner, in [0, 1). Default: :math:`\beta_2`.
     eps : float, default 1e-8
-        Added to the denominator; at least 0.
+        Number :math:`\epsilon` that is added to the denominator, >= 0.
     weight_decay : float, default 0.01
-        :math:`\lambda`, of the weight after its step.
+        Strength :math:`\lambda` of the decoupled weight decay, which acts on the parameter after its step, >= 0.
     precondition_frequency : int, default 10
-        After how many updates the eigenvectors are renewed. At least 1.
+        Number of updates after which the eigenvectors are renewed, >= 1.
     max_precondition_dim : int, default 10000
-        A longer side of a matrix keeps its basis. At least 0. Cannot be assigned.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Longest side of a matrix, >= 0, for which a basis is computed; a longer side is not rotated. Cannot be assigned
+        later.
 
     References
     ----------
@@ -245,21 +244,13 @@ class SOAP(Optimizer):
 
     decays = True
 
-    def __init__(
-        self,
-        lr: LearningRate = 3e-3,
-        betas: tuple[float, float] = (0.95, 0.95),
-        shampoo_beta: float | None = None,
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-        precondition_frequency: int = 10,
-        max_precondition_dim: int = 10000,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(**given(locals(), 'max_precondition_dim'))
-        self.max_precondition_dim = validate('max_precondition_dim', max_precondition_dim)
+    lr: Rate = Rate(3e-3)
+    betas: Betas = (0.95, 0.95)
+    shampoo_beta: Annotated[Schedulable | None, Number(BELOW_ONE, optional=True, decay=True)] = None
+    eps: NonNegative = 1e-8
+    weight_decay: WeightDecay = 0.01
+    precondition_frequency: Period = 10
+    max_precondition_dim: Annotated[int, Argument(Number(AT_LEAST_ZERO, integer=True).check)] = 10000
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         slots = {'exp_avg': jnp.zeros_like(w), 'exp_avg_sq': jnp.zeros_like(w)}
@@ -299,18 +290,18 @@ def matmul(a: Array, b: Array) -> Array:
 
 
 def rotated(m: Array, bases: Bases) -> Array:
-    """A matrix in other bases of its rows and columns; anything else as it is."""
+    """Return a matrix in other bases of its rows and columns. Sides without a basis are not changed."""
     m = matmul(bases[0].T, m) if 0 in bases else m
     return matmul(m, bases[1]) if 1 in bases else m
 
 
 def first_bases(covariances: Bases, bases: Bases, second: Array) -> tuple[Bases, Array]:
-    """The eigenvectors, that of the greatest eigenvalue first."""
+    """Return the eigenvectors in the order of descending eigenvalues, and the second moment unchanged."""
     return {i: jnp.linalg.eigh(jax.lax.stop_gradient(m))[1][:, ::-1] for i, m in covariances.items()}, second
 
 
 def renewed_bases(covariances: Bases, bases: Bases, second: Array) -> tuple[Bases, Array]:
-    """One power iteration of the vectors, in the order of their present eigenvalues; the second moment with them."""
+    """Return the vectors after one power iteration, and the second moment, sorted by their present eigenvalues."""
     new = {}
     for i, m in covariances.items():
         product = matmul(*jax.lax.stop_gradient((m, bases[i])))

@@ -1,26 +1,38 @@
-"""Adam with another mean or another second moment: Adamax, AdaBelief, Yogi, ADOPT, AdEMAMix."""
+"""Variants of Adam with another mean or another second moment: Adamax, AdaBelief, Yogi, ADOPT, AdEMAMix."""
 
 from __future__ import annotations
 
-from typing import Unpack
+from dataclasses import KW_ONLY
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.optimizer import LearningRate, given
-from braintools_optim.options import Decay, Hyperparameters
-from braintools_optim.precision import sqrt
-from braintools_optim.rule import Slots
-from braintools_optim.rules.adam import Adam, Moments
-from braintools_optim.shared_options import SharedOptions
+from braintools_optim.learning_rate import Rate
+from braintools_optim.options import (
+    Betas,
+    Count,
+    Decay,
+    Hyperparameters,
+    NonNegative,
+    Number,
+    Numbers,
+    WeightDecay,
+    option,
+)
+from braintools_optim.options.kinds import BELOW_ONE, Scalar
+from braintools_optim.rules.adam import AdamBase, Moments, TwoMoments
+from braintools_optim.step.counterparts import optax_state, torch_options
+from braintools_optim.step.rule import Slots
+from braintools_optim.weights.precision import sqrt
 
 __all__ = ['ADOPT', 'AdEMAMix', 'AdaBelief', 'Adamax', 'Yogi']
 
 Array = jax.Array
 
 
-class Adamax(Moments):
-    r"""Adamax: Adam with the decayed maximum of the gradient in place of its mean square.
+class Adamax(TwoMoments):
+    r"""Adamax: Adam with the decayed maximum of the gradient's size in place of the mean square.
 
     .. math::
         m_t = \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad u_t = \max(\beta_2 u_{t-1}, |g_t| + \epsilon), \quad
@@ -29,18 +41,13 @@ class Adamax(Moments):
     Parameters
     ----------
     lr : float, LRScheduler or callable, default 2e-3
-        See :class:`Optimizer`, as for all options not listed here.
+        Learning rate, see :class:`Optimizer`.
     betas : pair of float, default (0.9, 0.999)
-        Decay rates of the mean and of the maximum, in [0, 1).
+        Decay rates of the mean and of the maximum, each in [0, 1).
     eps : float, default 1e-8
-        Added to the size of the gradient; at least 0.
+        Number added to the size of the gradient, >= 0.
     weight_decay : float, default 0.0
-        Added to the gradient, times the weight.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Strength of the L2 penalty, >= 0.
 
     References
     ----------
@@ -53,21 +60,13 @@ class Adamax(Moments):
     >>> optimizer = Adamax(lr=0.5, betas=(0.0, 0.5)).register_trainable_weights({'w': w})
     >>> for scale in (4.0, 1.0):
     ...     optimizer.update({'w': jnp.array([scale, -0.1])})
-    >>> [round(x, 6) for x in w.value.tolist()]  # 1 - 0.5 - 0.5 * 1 / (0.5 * 4)
+    >>> [round(x, 6) for x in w.value.tolist()]  # 1 - 0.5 - 0.5 * 1 / (0.5 * 4) = 0.25
     [0.25, 3.0]
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 2e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(**given(locals()))
+    torch_counterpart = torch_options('weight_decay betas eps', decoupled_weight_decay=False)
+    optax_slots = optax_state('ScaleByAdamState', mu='exp_avg', nu='exp_inf')
+    lr: Rate = Rate(2e-3)
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return dict.fromkeys(('exp_avg', 'exp_inf'), jnp.zeros_like(w))
@@ -79,37 +78,30 @@ class Adamax(Moments):
         return hp.debias1 * mean / greatest, {'exp_avg': mean, 'exp_inf': greatest}
 
 
-class AdaBelief(Adam):
-    r"""AdaBelief: Adam that divides by how far gradients are from their mean, not from zero.
+class AdaBelief(AdamBase):
+    r"""AdaBelief: Adam that divides by the deviation of gradients from their mean instead of from zero.
 
     .. math::
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad
         s_t = \beta_2 s_{t-1} + (1 - \beta_2) (g_t - m_t)^2 + \epsilon_s \\
         w_t &= w_{t-1} - \eta \frac{m_t / (1 - \beta_1^t)}{\sqrt{s_t / (1 - \beta_2^t)} + \epsilon}
 
-    with :math:`\epsilon_s = \epsilon` in the paper. The slot ``exp_avg_sq`` is :math:`s`.
+    In the paper, :math:`\epsilon_s = \epsilon`. The slot ``exp_avg_sq`` holds :math:`s`.
 
     Parameters
     ----------
-    lr : float, LRScheduler or callable, default 1e-3
-        See :class:`Optimizer`, as for all options not listed here.
     betas : pair of float, default (0.9, 0.999)
-        Decay rates of the two moments, in [0, 1).
+        Decay rates of the two moments, each in [0, 1).
     eps : float, default 1e-16
-        Added to the denominator; at least 0.
+        Number added to the denominator, >= 0.
     weight_decay : float, default 0.0
-        Added to the gradient, times the weight.
+        Strength of the L2 penalty, >= 0.
     eps_root : float, default 1e-16
-        :math:`\epsilon_s`, added to :math:`s` at every update; at least 0.
+        Number :math:`\epsilon_s` added to :math:`s` at every update, >= 0.
     amsgrad : bool, default False
-        Divide by the greatest :math:`s` so far.
+        Divide by the maximum of all past :math:`s`.
     decoupled_weight_decay : bool, default False
-        Decay the weight itself.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Decay the parameter itself instead of adding the decay to the gradient.
 
     References
     ----------
@@ -120,37 +112,16 @@ class AdaBelief(Adam):
     >>> import brainstate, jax.numpy as jnp
     >>> w = brainstate.ParamState(jnp.array([1.0, 2.0]))
     >>> optimizer = AdaBelief(lr=0.5, betas=(0.5, 0.9)).register_trainable_weights({'w': w})
-    >>> optimizer.update({'w': jnp.array([3.0, -0.1])})  # the mean is half the gradient: sqrt(s) is too
+    >>> optimizer.update({'w': jnp.array([3.0, -0.1])})  # after bias correction, sqrt(s) is half the mean
     >>> [round(x, 6) for x in w.value.tolist()]
     [0.0, 3.0]
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-16,
-        weight_decay: float = 0.0,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        *,
-        eps_root: float = 1e-16,
-        amsgrad: bool = False,
-        decoupled_weight_decay: bool = False,
-        **shared: Unpack[SharedOptions],
-    ):
-        super(Adam, self).__init__(
-            lr,
-            grad_clip_norm,
-            grad_clip_value,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=decoupled_weight_decay,
-            **shared,
-            betas=betas,
-            eps=eps,
-            eps_root=eps_root,
-            amsgrad=amsgrad,
-        )
+    eps: NonNegative = 1e-16
+    _: KW_ONLY
+    eps_root: NonNegative = 1e-16
+    amsgrad: bool = False
+    decoupled_weight_decay: bool = False
 
     def moments(self, g: Array, slots: Slots, hp: Hyperparameters) -> Slots:
         beta1, beta2 = hp.betas
@@ -158,32 +129,25 @@ class AdaBelief(Adam):
         return {'exp_avg': mean, 'exp_avg_sq': beta2.average(slots['exp_avg_sq'], (g - mean) ** 2) + hp.eps_root}
 
 
-class Yogi(Adam):
-    r"""Yogi: Adam whose second moment moves towards the square by the size of the square, not of the gap.
+class Yogi(AdamBase):
+    r"""Yogi: Adam whose second moment changes by an amount that depends only on the squared gradient.
 
     .. math::
         v_t = v_{t-1} - (1 - \beta_2) \operatorname{sign}(v_{t-1} - g_t^2) g_t^2, \quad v_0 = \tau
 
-    in place of the :math:`v_t` of :class:`Adam`. The mean starts at 0, as in the paper; optax starts it
-    at :math:`\tau`. The moments are corrected for their start as Adam's, as in optax and the authors' code.
+    replaces the :math:`v_t` of :class:`Adam`. The mean starts at 0, as in the paper; in optax the mean starts
+    at :math:`\tau`. The bias of both moments is corrected as in Adam, as optax and the authors' code do.
 
     Parameters
     ----------
-    lr : float, LRScheduler or callable, default 1e-3
-        See :class:`Optimizer`, as for all options not listed here.
     betas : pair of float, default (0.9, 0.999)
-        Decay rates of the two moments, in [0, 1).
+        Decay rates of the two moments, each in [0, 1).
     eps : float, default 1e-3
-        Added to the denominator; at least 0.
+        Number added to the denominator, >= 0.
     weight_decay : float, default 0.0
-        Added to the gradient, times the weight.
+        Strength of the L2 penalty, >= 0.
     initial_accumulator_value : float, default 1e-6
-        :math:`\tau`, at least 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Initial value :math:`\tau` of the second moment, >= 0.
 
     References
     ----------
@@ -199,29 +163,9 @@ class Yogi(Adam):
     [0.5, 2.5]
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-3,
-        weight_decay: float = 0.0,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        *,
-        initial_accumulator_value: float = 1e-6,
-        **shared: Unpack[SharedOptions],
-    ):
-        super(Adam, self).__init__(
-            lr,
-            grad_clip_norm,
-            grad_clip_value,
-            weight_decay=weight_decay,
-            **shared,
-            betas=betas,
-            eps=eps,
-            initial_accumulator_value=initial_accumulator_value,
-            amsgrad=False,
-        )
+    eps: NonNegative = 1e-3
+    _: KW_ONLY
+    initial_accumulator_value: NonNegative = 1e-6
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return super().init_slots(w, hp) | {'exp_avg_sq': jnp.full_like(w, hp.initial_accumulator_value)}
@@ -232,8 +176,8 @@ class Yogi(Adam):
         return {'exp_avg': hp.betas[0].average(slots['exp_avg'], g), 'exp_avg_sq': second}
 
 
-class ADOPT(Moments):
-    r"""ADOPT: Adam that divides a gradient by the second moment of those before it, then averages.
+class ADOPT(TwoMoments):
+    r"""ADOPT: Adam that first divides each gradient by the previous second moment and then averages.
 
     .. math::
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1)
@@ -241,27 +185,20 @@ class ADOPT(Moments):
         \quad m_1 = 0 \\
         v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \quad v_1 = g_1^2, \quad w_t = w_{t-1} - \eta m_t
 
-    The first update moves nothing (but for decoupled weight decay): it only measures :math:`v`.
+    The first update only initializes :math:`v`; the parameter changes only by decoupled weight decay.
 
     Parameters
     ----------
-    lr : float, LRScheduler or callable, default 1e-3
-        See :class:`Optimizer`, as for all options not listed here.
     betas : pair of float, default (0.9, 0.9999)
-        Decay rates of the two moments, in [0, 1).
+        Decay rates of the two moments, each in [0, 1).
     eps : float, default 1e-6
-        The least denominator; at least 0.
+        Lower bound of the denominator, >= 0.
     weight_decay : float, default 0.0
-        Added to the gradient, times the weight.
+        Strength of the L2 penalty, >= 0.
     use_clipping : bool, default True
-        Clip, as the authors recommend since the paper's second version.
+        Clip the scaled gradients, as the authors recommend since the second version of the paper.
     decoupled_weight_decay : bool, default False
-        Decay the weight itself.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Decay the parameter itself instead of adding the decay to the gradient.
 
     References
     ----------
@@ -274,24 +211,15 @@ class ADOPT(Moments):
     >>> optimizer = ADOPT(lr=0.5, betas=(0.5, 0.9)).register_trainable_weights({'w': w})
     >>> for scale in (1.0, 0.5):
     ...     optimizer.update({'w': jnp.array([4.0, -0.5]) * scale})
-    >>> w.value.tolist()  # 1 - 0.5 * 0.5 * 2 / 4
+    >>> w.value.tolist()  # 1 - 0.5 * 0.5 * 2 / 4 = 0.875
     [0.875, 2.125]
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.9999),
-        eps: float = 1e-6,
-        weight_decay: float = 0.0,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        *,
-        use_clipping: bool = True,
-        decoupled_weight_decay: bool = False,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(**given(locals()))
+    betas: Betas = (0.9, 0.9999)
+    eps: NonNegative = 1e-6
+    _: KW_ONLY
+    use_clipping: bool = True
+    decoupled_weight_decay: bool = False
 
     def prepare(self, hp: Hyperparameters) -> dict[str, Array]:
         return {'bound': (hp.step - 1) ** 0.25}
@@ -299,9 +227,8 @@ class ADOPT(Moments):
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         first = hp.step == 1
         scaled = jnp.where(first, 0.0, g / jnp.where(first, 1.0, jnp.maximum(sqrt(slots['exp_avg_sq']), hp.eps)))
-        if hp.use_clipping:
-            scaled = jnp.clip(scaled, -hp.bound, hp.bound)
-        mean = hp.betas[0].average(slots['exp_avg'], scaled)
+        clipped = jnp.clip(scaled, -hp.bound, hp.bound) if hp.use_clipping else scaled
+        mean = hp.betas[0].average(slots['exp_avg'], clipped)
         second = jnp.where(first, g * g, hp.betas[1].average(slots['exp_avg_sq'], g * g))
         return mean, {'exp_avg': mean, 'exp_avg_sq': second}
 
@@ -314,29 +241,23 @@ class AdEMAMix(Moments):
         w_t = w_{t-1} - \eta \left( \frac{m_t / (1 - \beta_1^t) + \alpha(t) s_t}
         {\sqrt{v_t / (1 - \beta_2^t)} + \epsilon} + \lambda w_{t-1} \right)
 
-    with the moments :math:`m_t`, :math:`v_t` of :class:`Adam`. While warming up,
-    :math:`\alpha(t) = \alpha t / T_\alpha`, and the half-life of :math:`s` grows evenly from that of :math:`\beta_1`:
+    with the moments :math:`m_t`, :math:`v_t` of :class:`Adam`. During warmup :math:`\alpha(t) = \alpha t / T_\alpha`,
+    and the half-life of :math:`s` grows linearly from the half-life that belongs to :math:`\beta_1`:
     :math:`1 / \log \beta_3(t) = (1 - t / T_\beta) / \log \beta_1 + t / T_\beta / \log \beta_3`.
 
     Parameters
     ----------
-    lr : float, LRScheduler or callable, default 1e-3
-        See :class:`Optimizer`, as for all options not listed here.
     betas : three floats, default (0.9, 0.999, 0.9999)
-        Decay rates of the mean, the second moment and the slow mean, in [0, 1).
+        Decay rates of the mean, of the second moment and of the slow mean, each in [0, 1).
     eps : float, default 1e-8
-        Added to the denominator; at least 0.
+        Number added to the denominator, >= 0.
     weight_decay : float, default 0.0
-        :math:`\lambda`, at least 0.
+        Strength :math:`\lambda` of the decoupled weight decay, >= 0.
     mixing : float, default 5.0
-        :math:`\alpha`, the weight of the slow mean, at least 0.
+        Coefficient :math:`\alpha` of the slow mean, >= 0.
     mixing_warmup, beta3_warmup : int, default 0
-        :math:`T_\alpha` and :math:`T_\beta`, updates of warming up; the paper takes those of the whole training.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Numbers :math:`T_\alpha` and :math:`T_\beta` of warmup updates, >= 0. The paper uses the number of updates of
+        the whole training.
 
     References
     ----------
@@ -347,26 +268,19 @@ class AdEMAMix(Moments):
     >>> import brainstate, jax.numpy as jnp
     >>> w = brainstate.ParamState(jnp.array([1.0, 2.0]))
     >>> optimizer = AdEMAMix(lr=0.5, betas=(0.9, 0.999, 0.75), mixing=2.0).register_trainable_weights({'w': w})
-    >>> optimizer.update({'w': jnp.array([3.0, -0.1])})  # 0.5 * (1 + 2 * 0.25)
-    >>> [round(x, 6) for x in w.value.tolist()]
+    >>> optimizer.update({'w': jnp.array([3.0, -0.1])})
+    >>> [round(x, 6) for x in w.value.tolist()]  # 1 - 0.5 * (1 + 2 * 0.25) = 0.25
     [0.25, 2.75]
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-3,
-        betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        *,
-        mixing: float = 5.0,
-        mixing_warmup: int = 0,
-        beta3_warmup: int = 0,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(**given(locals()), decoupled_weight_decay=True)
+    betas: Annotated[tuple[Scalar, Scalar, Scalar], Numbers(Number(BELOW_ONE, decay=True), 3)] = (0.9, 0.999, 0.9999)
+    eps: NonNegative = 1e-8
+    weight_decay: WeightDecay = 0.0
+    _: KW_ONLY
+    mixing: NonNegative = 5.0
+    mixing_warmup: Count = 0
+    beta3_warmup: Count = 0
+    decoupled_weight_decay: bool = option(True)
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return super().init_slots(w, hp) | {'exp_avg_slow': jnp.zeros_like(w)}
@@ -378,7 +292,7 @@ class AdEMAMix(Moments):
         return super().prepare(hp) | slow | {'mixed': hp.mixing * warm[0]}
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
-        new = self.moments(g, slots, hp.with_values(betas=hp.betas[:2]))
+        new = self.moments(g, slots, hp)
         slow = Decay(hp.beta3, hp.beta3_complement).average(slots['exp_avg_slow'], g)
         mean = hp.debias1 * new['exp_avg'] + hp.mixed * slow
         return mean / (sqrt(hp.debias2 * new['exp_avg_sq']) + hp.eps), new | {'exp_avg_slow': slow}

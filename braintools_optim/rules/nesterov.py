@@ -1,26 +1,28 @@
-"""Adam that looks ahead along its momentum: Nadam, NAdamW, Adan."""
+"""Variants of Adam with Nesterov momentum: Nadam, NAdamW, Adan."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from dataclasses import KW_ONLY
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.optimizer import LearningRate, given
-from braintools_optim.options import Hyperparameters
-from braintools_optim.precision import sqrt
-from braintools_optim.rule import Slots
-from braintools_optim.rules.adam import Moments
-from braintools_optim.shared_options import SharedOptions
+from braintools_optim.learning_rate import Rate
+from braintools_optim.options import Hyperparameters, NonNegative, Number, Numbers, WeightDecay, option
+from braintools_optim.options.kinds import BELOW_ONE, Scalar
+from braintools_optim.rules.adam import Moments, TwoMoments
+from braintools_optim.step.counterparts import optax_state, torch_options
+from braintools_optim.step.rule import Slots
+from braintools_optim.weights.precision import sqrt
 
 __all__ = ['Adan', 'NAdam', 'NAdamW', 'Nadam']
 
 Array = jax.Array
 
 
-class Nadam(Moments):
-    r"""Adam with Nesterov momentum whose weight grows with the updates; also called ``NAdam``.
+class Nadam(TwoMoments):
+    r"""Adam with Nesterov momentum whose factor grows with the number of updates. ``NAdam`` is an alias.
 
     .. math::
         \mu_t &= \beta_1 (1 - \tfrac12 0.96^{t \psi}), \quad M_t = \prod_{i \le t} \mu_i \\
@@ -32,22 +34,17 @@ class Nadam(Moments):
     Parameters
     ----------
     lr : float, LRScheduler or callable, default 2e-3
-        See :class:`Optimizer`, as for all options not listed here.
+        Learning rate, see :class:`Optimizer`.
     betas : pair of float, default (0.9, 0.999)
-        Decay rates of the two moments, in [0, 1).
+        Decay rates of the two moments, each in [0, 1).
     eps : float, default 1e-8
-        Added to the denominator; at least 0.
+        Number added to the denominator, >= 0.
     weight_decay : float, default 0.0
-        Added to the gradient, times the weight.
+        Strength of the L2 penalty, >= 0.
     momentum_decay : float, default 4e-3
-        :math:`\psi`, at least 0.
+        Rate :math:`\psi` at which the momentum factor approaches :math:`\beta_1`, >= 0.
     decoupled_weight_decay : bool, default False
-        Decay the weight itself.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Decay the parameter itself instead of adding the decay to the gradient.
 
     References
     ----------
@@ -58,34 +55,24 @@ class Nadam(Moments):
     >>> import brainstate, jax.numpy as jnp
     >>> w = brainstate.ParamState(jnp.array([1.0, 2.0]))
     >>> optimizer = Nadam(lr=0.5, betas=(0.5, 0.9), momentum_decay=0.0).register_trainable_weights({'w': w})
-    >>> optimizer.update({'w': jnp.array([3.0, -0.1])})  # 0.5 * (0.25 * 0.5 / (1 - 0.25**2) + 0.75 / 0.75)
-    >>> [round(x, 6) for x in w.value.tolist()]
+    >>> optimizer.update({'w': jnp.array([3.0, -0.1])})
+    >>> [round(x, 6) for x in w.value.tolist()]  # 1 - 0.5 * (0.25 * 0.5 / (1 - 0.25**2) + 0.75 / 0.75)
     [0.433333, 2.566667]
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 2e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        momentum_decay: float = 4e-3,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        *,
-        decoupled_weight_decay: bool = False,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(**given(locals()))
+    torch_counterpart = torch_options('weight_decay betas eps momentum_decay decoupled_weight_decay')
+    lr: Rate = Rate(2e-3)
+    momentum_decay: NonNegative = 4e-3
+    _: KW_ONLY
+    decoupled_weight_decay: bool = False
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return super().init_slots(w, hp) | {'mu_product': jnp.ones((), w.dtype)}
 
     def prepare(self, hp: Hyperparameters) -> dict[str, Array]:
-        mu, mu_next = (
-            hp.betas[0].value * (1 - 0.5 * 0.96 ** (step * hp.momentum_decay)) for step in (hp.step, hp.step + 1)
-        )
-        return super().prepare(hp) | {'mu': mu, 'mu_next': mu_next}
+        steps = {'mu': hp.step, 'mu_next': hp.step + 1}
+        mus = {k: hp.betas[0].value * (1 - 0.5 * 0.96 ** (t * hp.momentum_decay)) for k, t in steps.items()}
+        return super().prepare(hp) | mus
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         new, product = self.moments(g, slots, hp), slots['mu_product'] * hp.mu
@@ -96,8 +83,8 @@ class Nadam(Moments):
 NAdam = Nadam
 
 
-class NAdamW(Moments):
-    r"""Adam with Nesterov momentum of constant weight, and decoupled weight decay.
+class NAdamW(TwoMoments):
+    r"""Adam with Nesterov momentum of constant strength and decoupled weight decay.
 
     .. math::
         w_t = w_{t-1} - \eta \left( \frac{\beta_1 m_t / (1 - \beta_1^{t+1}) + (1 - \beta_1) g_t / (1 - \beta_1^t)}
@@ -107,19 +94,12 @@ class NAdamW(Moments):
 
     Parameters
     ----------
-    lr : float, LRScheduler or callable, default 1e-3
-        See :class:`Optimizer`, as for all options not listed here.
     betas : pair of float, default (0.9, 0.999)
-        Decay rates of the two moments, in [0, 1).
+        Decay rates of the two moments, each in [0, 1).
     eps : float, default 1e-8
-        Added to the denominator; at least 0.
+        Number added to the denominator, >= 0.
     weight_decay : float, default 1e-4
-        :math:`\lambda`, at least 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Strength :math:`\lambda` of the decoupled weight decay, >= 0.
 
     References
     ----------
@@ -131,22 +111,14 @@ class NAdamW(Moments):
     >>> import brainstate, jax.numpy as jnp
     >>> w = brainstate.ParamState(jnp.array([1.0, 2.0]))
     >>> optimizer = NAdamW(lr=0.5, betas=(0.5, 0.9), weight_decay=0.0).register_trainable_weights({'w': w})
-    >>> optimizer.update({'w': jnp.array([3.0, -0.1])})  # 0.5 * (0.5 * 0.5 / 0.75 + 0.5 / 0.5)
-    >>> [round(x, 6) for x in w.value.tolist()]
+    >>> optimizer.update({'w': jnp.array([3.0, -0.1])})
+    >>> [round(x, 6) for x in w.value.tolist()]  # 1 - 0.5 * (0.5 * 0.5 / 0.75 + 0.5 / 0.5)
     [0.333333, 2.666667]
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-4,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(**given(locals()), decoupled_weight_decay=True)
+    optax_slots = optax_state('ScaleByAdamState', mu='exp_avg', nu='exp_avg_sq')
+    weight_decay: WeightDecay = 1e-4
+    decoupled_weight_decay: bool = option(True)
 
     def prepare(self, hp: Hyperparameters) -> dict[str, Array]:
         return super().prepare(hp) | {'debias1_next': hp.betas[0].debias(hp.step + 1)}
@@ -167,25 +139,18 @@ class Adan(Moments):
         \Big/ \left( \sqrt{\frac{n_t}{1 - \beta_3^t}} + \epsilon \right), \quad
         w_t = \frac{w_{t-1} - \eta u_t}{1 + \eta \lambda}
 
-    with :math:`g_0 = g_1`. With weight decay the step is not proportional to lr. The decay rates are
-    1 minus the paper's; the look-ahead factor is :math:`\beta_2`, as in the paper and the authors' code, where
-    optax has :math:`1 - \beta_2`.
+    with :math:`g_0 = g_1`. With weight decay, the step is not proportional to lr. The decay rates are 1 minus
+    the paper's. The difference is multiplied by :math:`\beta_2`, as in the paper and in the authors' code; optax
+    multiplies it by :math:`1 - \beta_2`.
 
     Parameters
     ----------
-    lr : float, LRScheduler or callable, default 1e-3
-        See :class:`Optimizer`, as for all options not listed here.
     betas : three floats, default (0.98, 0.92, 0.99)
-        Decay rates of the gradient, the difference and the square, in [0, 1).
+        Decay rates of the gradient, of the difference and of the square, each in [0, 1).
     eps : float, default 1e-8
-        Added to the denominator; at least 0.
+        Number added to the denominator, >= 0.
     weight_decay : float, default 0.0
-        :math:`\lambda`, at least 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Strength :math:`\lambda` of the weight decay, >= 0.
 
     References
     ----------
@@ -196,24 +161,15 @@ class Adan(Moments):
     >>> import brainstate, jax.numpy as jnp
     >>> w = brainstate.ParamState(jnp.array([1.0, 2.0]))
     >>> optimizer = Adan(lr=0.5, weight_decay=2.0).register_trainable_weights({'w': w})
-    >>> optimizer.update({'w': jnp.array([3.0, -0.1])})  # (1 - 0.5) / 2, (2 + 0.5) / 2
-    >>> [round(x, 6) for x in w.value.tolist()]
+    >>> optimizer.update({'w': jnp.array([3.0, -0.1])})
+    >>> [round(x, 6) for x in w.value.tolist()]  # (1 - 0.5) / 2 and (2 + 0.5) / 2
     [0.25, 1.25]
     """
 
     decays: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        lr: LearningRate = 1e-3,
-        betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(**given(locals()))
+    betas: Annotated[tuple[Scalar, Scalar, Scalar], Numbers(Number(BELOW_ONE, decay=True), 3)] = (0.98, 0.92, 0.99)
+    eps: NonNegative = 1e-8
+    weight_decay: WeightDecay = 0.0
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return dict.fromkeys(('exp_avg', 'exp_avg_diff', 'exp_avg_sq', 'pre_grad'), jnp.zeros_like(w))
@@ -221,13 +177,8 @@ class Adan(Moments):
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         beta1, beta2, beta3 = hp.betas
         ahead, change = beta2.value, jnp.where(hp.step == 1, 0.0, g - slots['pre_grad'])
-        new = {
-            'exp_avg': beta1.average(slots['exp_avg'], g),
-            'exp_avg_diff': beta2.average(slots['exp_avg_diff'], change),
-            'exp_avg_sq': beta3.average(slots['exp_avg_sq'], (g + ahead * change) ** 2),
-        }
-        mean = hp.debias1 * new['exp_avg'] + ahead * hp.debias2 * new['exp_avg_diff']
-        u = mean / (sqrt(hp.debias3 * new['exp_avg_sq']) + hp.eps)
-        if hp.weight_decay is not None:
-            u = (u + hp.weight_decay * w) / (1 + hp.lr * hp.weight_decay)
-        return u, new | {'pre_grad': g}
+        mean, diff = beta1.average(slots['exp_avg'], g), beta2.average(slots['exp_avg_diff'], change)
+        square = beta3.average(slots['exp_avg_sq'], (g + ahead * change) ** 2)
+        u = (hp.debias1 * mean + ahead * hp.debias2 * diff) / (sqrt(hp.debias3 * square) + hp.eps)
+        u = (u + hp.weight_decay * w) / (1 + hp.lr * hp.weight_decay)
+        return u, {'exp_avg': mean, 'exp_avg_diff': diff, 'exp_avg_sq': square, 'pre_grad': g}

@@ -1,17 +1,17 @@
-"""RMSprop: the gradient over the root of its mean square."""
+"""RMSprop: the gradient divided by the root of its mean square."""
 
 from __future__ import annotations
-
-from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.optimizer import LearningRate, Optimizer, given
-from braintools_optim.options import Hyperparameters, is_on
-from braintools_optim.precision import sqrt
-from braintools_optim.rule import Slots
-from braintools_optim.shared_options import SharedOptions
+from braintools_optim.learning_rate import Rate
+from braintools_optim.optimizer import Optimizer
+from braintools_optim.options import DecayRate, Fraction, Hyperparameters, NonNegative, WeightDecay
+from braintools_optim.options.kinds import is_on
+from braintools_optim.step.counterparts import optax_state, torch_options
+from braintools_optim.step.rule import Slots
+from braintools_optim.weights.precision import sqrt
 
 __all__ = ['RMSprop']
 
@@ -19,7 +19,7 @@ Array = jax.Array
 
 
 class RMSprop(Optimizer):
-    r"""RMSprop: the gradient over the root of its mean square, or of its variance.
+    r"""RMSprop: the gradient divided by the root of its mean square, or by its standard deviation.
 
     .. math::
         v_t &= \alpha v_{t-1} + (1 - \alpha) g_t^2, \quad
@@ -29,51 +29,41 @@ class RMSprop(Optimizer):
     Parameters
     ----------
     lr : float, LRScheduler or callable, default 1e-2
-        See :class:`Optimizer`, as for all options not listed here.
+        Learning rate, see :class:`Optimizer`.
     alpha : float, default 0.99
-        Decay rate of the averages, in [0, 1).
+        Decay rate of the moving averages, in [0, 1).
     eps : float, default 1e-8
-        Added to the denominator; at least 0.
+        Number added to the denominator, >= 0.
     weight_decay : float, default 0.0
-        Added to the gradient, times the weight.
+        Strength of the L2 penalty, >= 0.
     momentum : float, default 0.0
-        :math:`\mu`, in [0, 1].
+        Momentum factor :math:`\mu`, in [0, 1].
     centered : bool, default False
-        Divide by the standard deviation.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Divide by the standard deviation of the gradient instead of the root of its mean square.
 
     References
     ----------
     Hinton (2012), Neural Networks for Machine Learning, lecture 6. Graves (2013), Generating Sequences
-    With Recurrent Neural Networks, for the centered version.
+    With Recurrent Neural Networks, introduced the centered version.
 
     Examples
     --------
     >>> import brainstate, jax.numpy as jnp
     >>> w = brainstate.ParamState(jnp.array(1.0))
     >>> optimizer = RMSprop(lr=0.1, alpha=0.75).register_trainable_weights({'w': w})
-    >>> optimizer.update({'w': jnp.array(3.0)})  # 1 - 0.1 * 3 / sqrt(0.25 * 9)
-    >>> round(float(w.value), 6)
+    >>> optimizer.update({'w': jnp.array(3.0)})
+    >>> round(float(w.value), 6)  # 1 - 0.1 * 3 / sqrt(0.25 * 9)
     0.8
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-2,
-        alpha: float = 0.99,
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        momentum: float = 0.0,
-        centered: bool = False,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(**given(locals()))
+    torch_counterpart = torch_options('weight_decay alpha eps momentum centered', decoupled_weight_decay=False)
+    optax_slots = optax_state('ScaleByRmsState', nu='square_avg')
+    lr: Rate = Rate(1e-2)
+    alpha: DecayRate = 0.99
+    eps: NonNegative = 1e-8
+    weight_decay: WeightDecay = 0.0
+    momentum: Fraction = 0.0
+    centered: bool = False
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         names = ['square_avg', *['grad_avg'] * hp.centered, *['momentum_buffer'] * is_on(hp.momentum)]
@@ -84,7 +74,7 @@ class RMSprop(Optimizer):
         square = new['square_avg']
         if hp.centered:
             new['grad_avg'] = hp.alpha.average(slots['grad_avg'], g)
-            square = jnp.maximum(square - new['grad_avg'] ** 2, 0.0)  # rounding can make it negative
+            square = jnp.maximum(square - new['grad_avg'] ** 2, 0.0)  # rounding can make the variance negative
         direction = g / (sqrt(square) + hp.eps)
         if 'momentum_buffer' in slots:
             direction = new['momentum_buffer'] = hp.momentum * slots['momentum_buffer'] + direction

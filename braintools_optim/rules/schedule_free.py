@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.optimizer import LearningRate, Optimizer, given
-from braintools_optim.options import Hyperparameters
-from braintools_optim.precision import sqrt
-from braintools_optim.rule import Slots
-from braintools_optim.shared_options import SharedOptions
+from braintools_optim.learning_rate import Rate
+from braintools_optim.optimizer import Optimizer
+from braintools_optim.options import (
+    Betas,
+    Count,
+    Hyperparameters,
+    NonNegative,
+    Number,
+    Range,
+    WeightDecay,
+)
+from braintools_optim.options.kinds import Schedulable, is_on
+from braintools_optim.step.rule import Slots
+from braintools_optim.weights.precision import sqrt
 
 __all__ = ['ScheduleFreeAdamW', 'ScheduleFreeSGD']
 
@@ -19,32 +28,25 @@ Array = jax.Array
 
 
 class ScheduleFree(Optimizer):
-    """Steps of ``z``, their average ``x``, and the weight between the two, where gradients are taken."""
+    """Base of the schedule-free rules: the parameter lies between the iterate ``z`` and the average ``x``."""
 
     decays = True
 
-    def __init__(self, **options: Any):
-        super().__init__(**options)
-        if self.constraints:
-            raise ValueError(f'Invalid constraints of {type(self).__name__}. Its averages would not obey them.')
-        if self.state_dtype is not None and jnp.dtype(self.state_dtype).itemsize < 4:
-            raise ValueError(f'Invalid state_dtype={self.state_dtype!r}. Must be float32 or wider, to add up averages.')
-
     def interpolation(self, hp: Hyperparameters) -> Array:
-        """The share of the average in the weight."""
+        """Return the share of the average in the parameter."""
         raise NotImplementedError(f'{type(self).__name__} must define interpolation(hp).')
 
     def scaled(self, g: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Array, Slots]:
-        """The gradient as ``z`` descends it; the same for the weight; and the memory that this takes."""
+        """Return the gradient as ``z`` descends along it, the same for the parameter, and the new slots."""
         return g, g, {}
 
     def check_options(self, hp: Hyperparameters) -> None:
         if hp.cautious:
             raise ValueError(f'Invalid cautious=True. {type(self).__name__} cannot leave entries out of its average.')
-        share = self.interpolation(hp)
-        if not 0 < share < 1:
-            name = 'momentum' if 'momentum' in hp.values() else 'betas[0]'
-            raise ValueError(f'Invalid {name}={share}. Must be in (0, 1).')
+        if self.constraints:
+            raise ValueError(f'Invalid constraints of {type(self).__name__}. Its averages would not obey them.')
+        if self.state_dtype is not None and jnp.dtype(self.state_dtype).itemsize < 4:
+            raise ValueError(f'Invalid state_dtype={self.state_dtype!r}. Must be float32 or wider, to add up averages.')
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return {'z': w, 'lr_max': jnp.zeros((), w.dtype), 'weight_sum': jnp.zeros((), w.dtype)}
@@ -59,7 +61,7 @@ class ScheduleFree(Optimizer):
         rate, counts = hp.lr * hp.warmup, hp.lr > 0
         lr_max = jnp.maximum(slots['lr_max'], rate)
         growth = jnp.where(lr_max > 0, slots['lr_max'] / jnp.where(lr_max > 0, lr_max, 1.0), 1.0)
-        # in units of the last weight: a sum of tiny numbers would lose them in float32
+        # in units of the last coefficient, because float32 would lose digits in a sum of tiny numbers
         weight_sum = slots['weight_sum'] * growth**hp.weight_lr_power * hp.aged + counts
         c = counts / jnp.maximum(weight_sum, 1.0)
         z = slots['z'] - hp.lr * for_z
@@ -72,7 +74,7 @@ class ScheduleFree(Optimizer):
 
 
 class ScheduleFreeSGD(ScheduleFree):
-    r"""Schedule-free gradient descent: the average of the steps replaces a schedule and momentum.
+    r"""Schedule-free stochastic gradient descent: averaging replaces a schedule and momentum.
 
     .. math::
         z_t &= z_{t-1} - \eta_t (g_t + \lambda y_{t-1}), \quad \eta_t = \eta \min(1, t / T_\text{warmup}) \\
@@ -80,28 +82,29 @@ class ScheduleFreeSGD(ScheduleFree):
         c_t = \frac{t^r \hat\eta_t^p}{\sum_{i \le t} i^r \hat\eta_i^p}, \quad \hat\eta_t = \max_{i \le t} \eta_i \\
         y_t &= (1 - \beta) z_t + \beta x_t
 
-    The weight is :math:`y`, where gradients are taken; :math:`x`, where to evaluate, is what the States
-    hold inside ``with optimizer.eval_weights():``. A step with an lr of 0 leaves all three as they are.
+    The parameter is :math:`y`, at which gradients are taken. Inside ``with optimizer.eval_weights():`` the States hold
+    the averages :math:`x`, at which the model is evaluated. A step with an ``lr`` of 0 changes none of the three.
 
     Parameters
     ----------
     lr : float, LRScheduler or callable, default 1.0
-        See :class:`Optimizer`, as for all options not listed here. A constant, or with a warm-up.
+        Learning rate :math:`\eta`, see :class:`Optimizer`. Meant to be constant, apart from a warm-up.
     momentum : float, default 0.9
-        :math:`\beta`, in (0, 1).
+        Share :math:`\beta` of the average in the parameter, in (0, 1).
     weight_decay : float, default 0.0
-        :math:`\lambda`, at least 0.
+        Strength :math:`\lambda` of the L2 penalty at :math:`y`, >= 0.
     warmup_steps : int, default 0
-        Over how many updates the rate rises from 0. At least 0.
+        Number of updates over which the learning rate rises from 0, >= 0.
     r : float, default 0.0
-        The power of the update count in the weights of the average. At least 0.
+        Power of the update count in the coefficients of the average, >= 0.
     weight_lr_power : float, default 2.0
-        :math:`p`, the power of the greatest rate so far in the weights of the average. At least 0.
+        Power :math:`p` of the largest learning rate so far in the coefficients of the average, >= 0.
 
     Raises
     ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+    ValueError
+        If ``constraints``, ``cautious`` or a ``state_dtype`` narrower than float32 is given, which the averages do not
+        allow.
 
     References
     ----------
@@ -115,25 +118,18 @@ class ScheduleFreeSGD(ScheduleFree):
     >>> for _ in range(2):
     ...     optimizer.update({'w': jnp.array(1.0)})
     >>> with optimizer.eval_weights():
-    ...     float(w.value)  # the mean of z, 1.5 and 1.0
+    ...     float(w.value)  # the mean of z_1 = 1.5 and z_2 = 1.0
     1.25
-    >>> float(w.value)  # half way from there to z
+    >>> float(w.value)  # halfway between this mean and z_2
     1.125
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1.0,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        warmup_steps: int = 0,
-        r: float = 0.0,
-        weight_lr_power: float = 2.0,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(**given(locals()))
+    lr: Rate = Rate(1.0)
+    momentum: Annotated[Schedulable, Number(Range(0, 1, low_open=True, high_open=True))] = 0.9
+    weight_decay: WeightDecay = 0.0
+    warmup_steps: Count = 0
+    r: NonNegative = 0.0
+    weight_lr_power: NonNegative = 2.0
 
     def interpolation(self, hp: Hyperparameters) -> Array:
         share: Array = hp.momentum
@@ -141,30 +137,33 @@ class ScheduleFreeSGD(ScheduleFree):
 
 
 class ScheduleFreeAdamW(ScheduleFree):
-    r"""Schedule-free AdamW: :class:`ScheduleFreeSGD` with the gradient over the root of its mean square.
+    r"""Schedule-free AdamW: :class:`ScheduleFreeSGD` on the gradient divided by the root of its mean square.
 
     .. math::
         v_t = \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \quad
         z_t = z_{t-1} - \eta_t \Big(\frac{g_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon} + \lambda y_{t-1}\Big)
 
-    The correction of :math:`v` stands under the root, as in optax and in the authors' releases since 1.3;
-    the paper has it in :math:`\eta_t`, and so in the decay and the average too.
+    The bias of :math:`v` is corrected under the root, as in optax and in the authors' releases since 1.3. The paper
+    corrects the bias in :math:`\eta_t`, which affects the weight decay and the average, too.
 
     Parameters
     ----------
     lr : float, LRScheduler or callable, default 0.0025
-        See :class:`Optimizer`, as for all options not listed here.
+        Learning rate :math:`\eta`, see :class:`Optimizer`. Meant to be constant, apart from a warm-up.
     betas : pair of float, default (0.9, 0.999)
-        The share of the average in the weight, in (0, 1), and the decay rate of :math:`v`, in [0, 1).
+        Share :math:`\beta_1` of the average in the parameter, in (0, 1), and the decay rate :math:`\beta_2` of the
+        second moment, in [0, 1).
     eps : float, default 1e-8
-        Added to the denominator; at least 0.
-    weight_decay, warmup_steps, r, weight_lr_power
+        Number :math:`\epsilon` that is added to the denominator, >= 0.
+    weight_decay : float, default 0.0
+        Strength :math:`\lambda` of the weight decay, which is not divided by the root, >= 0.
+    warmup_steps, r, weight_lr_power
         See :class:`ScheduleFreeSGD`.
 
     Raises
     ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+    ValueError
+        In the same cases as :class:`ScheduleFreeSGD`.
 
     References
     ----------
@@ -180,24 +179,22 @@ class ScheduleFreeAdamW(ScheduleFree):
     [0.5, 2.5]
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 0.0025,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        warmup_steps: int = 0,
-        r: float = 0.0,
-        weight_lr_power: float = 2.0,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(**given(locals()))
+    lr: Rate = Rate(0.0025)
+    betas: Betas = (0.9, 0.999)
+    eps: NonNegative = 1e-8
+    weight_decay: WeightDecay = 0.0
+    warmup_steps: Count = 0
+    r: NonNegative = 0.0
+    weight_lr_power: NonNegative = 2.0
 
     def interpolation(self, hp: Hyperparameters) -> Array:
-        share: Array = getattr(hp.betas[0], 'value', hp.betas[0])  # a plain number where options are checked
+        share: Array = hp.betas[0].value
         return share
+
+    def check_options(self, hp: Hyperparameters) -> None:
+        super().check_options(hp)
+        if not is_on(hp.betas[0]):
+            raise ValueError(f'Invalid betas[0]={hp.betas[0]}. Must be in (0, 1).')
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return super().init_slots(w, hp) | {'exp_avg_sq': jnp.zeros_like(w)}
@@ -207,7 +204,7 @@ class ScheduleFreeAdamW(ScheduleFree):
 
     def scaled(self, g: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Array, Slots]:
         second = hp.betas[1].average(slots['exp_avg_sq'], g * g)
-        # written in two ways: XLA would keep one root for both
+        # the same root written in two ways, because XLA would keep one array for both
         roots = sqrt(hp.debias * second), sqrt(hp.debias) * sqrt(second)
         for_z, for_w = (g / (root + hp.eps) for root in roots)
         return for_z, for_w, {'exp_avg_sq': second}

@@ -1,27 +1,40 @@
-"""The diagonal of the Hessian, estimated now and then: Sophia."""
+"""The diagonal of the Hessian, estimated every few steps: Sophia."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Unpack
+from dataclasses import KW_ONLY
+from typing import Annotated, Any
 
 import brainunit
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.optimizer import LearningRate, given
-from braintools_optim.options import Hyperparameters
-from braintools_optim.precision import from_working, to_working
-from braintools_optim.rules.whole_tree import GroupRule, Leaves, loss_of_leaves, updates
-from braintools_optim.shared_options import SharedOptions
+from braintools_optim.optimizer import Optimizer
+from braintools_optim.options import (
+    Betas,
+    Hyperparameters,
+    NonNegative,
+    Number,
+    Period,
+    Positive,
+    Range,
+    WeightDecay,
+    option,
+)
+from braintools_optim.options.kinds import Schedulable
+from braintools_optim.rules.loss import loss_of_leaves
+from braintools_optim.step.rule import GroupInfo, Leaves, RealGroupRule
+from braintools_optim.weights.precision import from_working, to_working
 
 __all__ = ['Sophia']
 
 Array = jax.Array
 State = dict[str, Any]
+Seed = Annotated[Schedulable, Number(Range(0, 2**24), integer=True)]  # the integers that float32 tells apart
 
 
-class Sophia(GroupRule):
+class Sophia(RealGroupRule, Optimizer):
     r"""Sophia: the mean gradient over the mean diagonal of the Hessian, clipped entry by entry.
 
     .. math::
@@ -30,39 +43,37 @@ class Sophia(GroupRule):
         w_t &= w_{t-1} - \eta \left( \mathrm{clip}\Bigl(\frac{m_t}{\max(\gamma h_t, \epsilon)}, \rho\Bigr)
         + \lambda w_{t-1} \right)
 
-    It needs the loss: ``minimize(loss_fn)``, or ``update(grads, value_fn=loss_of)`` in the forms of :class:`LBFGS`.
-    Every :math:`k` steps it takes Hutchinson's estimate :math:`\hat h = u \odot (\nabla^2 f) u` with random signs
-    :math:`u`, for each group its own. The loss is computed once more for that, on the States as they are then; what
-    it writes to them is dropped. Or give :math:`\hat h`, a tree like the gradients:
-    ``update(grads, hessian=estimate)``, such as the Gauss-Newton-Bartlett estimate of Sophia-G. It is read on the
-    steps that are due: all of them with ``update_period=1``.
+    The optimizer needs the loss: ``minimize(loss_fn)``, or ``update(grads, value_fn=loss_of)`` in the forms of
+    :class:`LBFGS`. Every :math:`k` steps it computes Hutchinson's estimate :math:`\hat h = u \odot (\nabla^2 f) u` with
+    random signs :math:`u`, separately for each group. This computes the loss once more, on the present values of the
+    States; what the loss writes to States is dropped. Alternatively, pass :math:`\hat h` as a tree like the gradients:
+    ``update(grads, hessian=estimate)``, such as the Gauss-Newton-Bartlett estimate of Sophia-G. The estimate is read on
+    every :math:`k`-th step, and on all steps with ``update_period=1``.
 
-    As in the paper, :math:`h_t` acts on the step that estimates it and :math:`m_t` is not corrected for its
-    start; optax does it one step later, and corrects.
+    As in the paper, :math:`h_t` acts on the step that estimates it and the bias of :math:`m_t` is not corrected; optax
+    uses :math:`h_t` one step later, and corrects the bias.
 
     Parameters
     ----------
-    lr : float, LRScheduler or callable, default 1e-3
-        See :class:`Optimizer`, as for all options not listed here.
     betas : pair of float, default (0.96, 0.99)
-        Decay rates of the gradient and of the Hessian, in [0, 1).
+        Decay rates of the averages of the gradient and of the Hessian, each in [0, 1).
     gamma : float, default 0.01
-        Scale of the Hessian, at least 0. The smaller, the more entries are clipped.
+        Scale :math:`\gamma` of the Hessian, >= 0. The smaller it is, the more entries are clipped.
     eps : float, default 1e-12
-        The least denominator; at least 0.
+        Lower bound :math:`\epsilon` of the denominator, >= 0.
     weight_decay : float, default 0.0
-        :math:`\lambda`, decoupled: it decays the weight itself.
+        Strength :math:`\lambda` of the decoupled weight decay, >= 0.
     clip_threshold : float, default 1.0
-        :math:`\rho`, above 0.
+        Greatest size :math:`\rho` of an entry of the direction, > 0.
     update_period : int, default 10
-        :math:`k`, at least 1.
+        Number of steps :math:`k` between two estimates of the Hessian, >= 1.
     seed : int, default 0
-        Of the random signs, which follow from it and the update count; at most :math:`2^{24}`.
+        Seed of the random signs, from 0 to :math:`2^{24}`. The signs depend on the seed and the update count.
 
     Raises
     ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range, or an update has no source of the Hessian.
+    ValueError
+        If an update is given neither the loss nor an estimate of the Hessian.
 
     References
     ----------
@@ -78,38 +89,31 @@ class Sophia(GroupRule):
     [0.5, 0.5]
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-3,
-        betas: tuple[float, float] = (0.96, 0.99),
-        gamma: float = 0.01,
-        eps: float = 1e-12,
-        weight_decay: float = 0.0,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        *,
-        clip_threshold: float = 1.0,
-        update_period: int = 10,
-        seed: int = 0,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(**given(locals()), decoupled_weight_decay=True)
+    betas: Betas = (0.96, 0.99)
+    gamma: NonNegative = 0.01
+    eps: NonNegative = 1e-12
+    weight_decay: WeightDecay = 0.0
+    _: KW_ONLY
+    clip_threshold: Positive = 1.0
+    update_period: Period = 10
+    seed: Seed = 0
+    decoupled_weight_decay: bool = option(True)
 
-    def init_group(self, w: Leaves, hp: Hyperparameters) -> State:
+    def init_state(self, w: Leaves, hp: Hyperparameters) -> State:
         zeros = jax.tree.map(jnp.zeros_like, w)
         return {'exp_avg': zeros, 'hessian': zeros}
 
-    def group_direction(
-        self, g: Leaves, w: Leaves, state: State, hp: Hyperparameters, extra: Any
+    def directions(
+        self, g: Leaves, w: Leaves, state: State, hp: Hyperparameters, info: GroupInfo
     ) -> tuple[Leaves, State]:
-        estimate = self.hessian_source(w, hp, extra)
+        estimate = self.hessian_source(w, hp, info)
         beta1, beta2 = hp.betas
 
         def averaged(hessian: Leaves) -> Leaves:
             new = estimate()
             return {key: beta2.average(h, new[key]).astype(h.dtype) for key, h in hessian.items()}
 
-        due = (updates(hp) - 1) % hp.update_period == 0
+        due = (info.count - 1) % hp.update_period == 0
         hessian = jax.lax.cond(due, averaged, lambda hessian: hessian, state['hessian'])
         exp_avg = jax.tree.map(beta1.average, state['exp_avg'], g)
 
@@ -119,8 +123,9 @@ class Sophia(GroupRule):
 
         return jax.tree.map(newton, exp_avg, hessian), {'exp_avg': exp_avg, 'hessian': hessian}
 
-    def hessian_source(self, w: Leaves, hp: Hyperparameters, extra: Any) -> Callable[[], Leaves]:
-        """What computes an estimate of the diagonal: of the loss, which is descended."""
+    def hessian_source(self, w: Leaves, hp: Hyperparameters, info: GroupInfo) -> Callable[[], Leaves]:
+        """Return a function that estimates the diagonal of the Hessian of the objective that is minimized."""
+        extra = info.extra
         sign = -1 if hp.maximize else 1
         if 'hessian' in extra:
             given = {key: to_working(h) for key, h in extra['hessian'].items()}
@@ -129,44 +134,36 @@ class Sophia(GroupRule):
             return lambda: {key: sign * h for key, h in given.items()}
         if 'value_fn' not in extra:
             raise ValueError(
-                'Sophia must be told the loss or its Hessian: minimize(loss_fn), update(grads, value_fn=loss_of) '
+                'Sophia needs the loss or its Hessian: minimize(loss_fn), update(grads, value_fn=loss_of) '
                 'or update(grads, hessian=estimate).'
             )
-        value_fn = loss_of_leaves(extra['value_fn'], self._weights)
-        kinds = self._weights.read()
+        value_fn = loss_of_leaves(extra['value_fn'], self._core.weights)
+        kinds = self._core.weights.read()
 
         def loss(w: Leaves) -> Any:
             return sign * brainunit.get_mantissa(value_fn({k: from_working(x, kinds[k].dtype) for k, x in w.items()}))
 
-        key = jax.random.fold_in(jax.random.key(hp.seed.astype(int)), updates(hp))
+        key = jax.random.fold_in(jax.random.key(hp.seed.astype(int)), info.count)
         return lambda: hutchinson(loss, w, key)
 
     def update(
-        self,
-        grads: Any,
-        *,
-        loss_unit: Any = None,
-        partial: bool = False,
-        loss_scale: Any = None,
-        value: Any = None,
-        value_fn: Any = None,
-        hessian: Any = None,
+        self, grads: Any, *, value: Any = None, value_fn: Any = None, hessian: Any = None, **arguments: Any
     ) -> None:
-        """Update the weights in place, given the loss as ``value_fn`` or an estimate of its ``hessian``'s diagonal."""
-        extra = self._told(value, value_fn)
+        """Update the weights in place, given the loss as ``value_fn`` or an estimate of the Hessian's diagonal."""
+        extra = self.extra_args(value, value_fn)
         if hessian is not None and self.opt_state is not None:
-            leaves, scales = self._weights.match(hessian)
+            leaves, scales = self._core.weights.match(hessian)
             if scales:
-                raise ValueError('Invalid hessian. Its leaves must wear the units of their weights.')
+                raise ValueError('Invalid hessian. Each leaf must have the unit of its weight.')
             extra = {'hessian': leaves}
-        self._update(grads, loss_unit, extra, partial, loss_scale)
+        self.update_with(grads, extra, **arguments)
 
-    def _told(self, value: Any, value_fn: Any) -> dict[str, Any]:
+    def extra_args(self, value: Any, value_fn: Any) -> dict[str, Any]:
         return {} if value_fn is None else {'value_fn': value_fn}
 
 
 def hutchinson(loss: Callable[[Leaves], Any], w: Leaves, key: Array) -> Leaves:
-    """The diagonal of the Hessian, and of its other entries a share of either sign."""
+    """Return an unbiased estimate of the diagonal of the Hessian."""
     keys = dict(zip(w, jax.random.split(key, len(w)), strict=True))
     signs = {name: jax.random.rademacher(keys[name], x.shape, x.dtype) for name, x in w.items()}
     products = jax.jvp(jax.grad(loss), (w,), (signs,))[1]

@@ -2,45 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from dataclasses import KW_ONLY
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.optimizer import LearningRate, Optimizer, given
-from braintools_optim.options import Hyperparameters, is_on
-from braintools_optim.rule import Slots
-from braintools_optim.shared_options import SharedOptions
+from braintools_optim.optimizer import Optimizer
+from braintools_optim.options import Fraction, Hyperparameters, Number, WeightDecay, option
+from braintools_optim.options.kinds import UNIT, Schedulable, is_on
+from braintools_optim.step.counterparts import optax_state, torch_options
+from braintools_optim.step.rule import Slots
 
 __all__ = ['SGD', 'Momentum', 'MomentumNesterov']
 
 Array = jax.Array
+Dampening = Annotated[Schedulable, Number(UNIT, decay=True)]
 
 
 class SGD(Optimizer):
-    r"""Stochastic gradient descent with momentum.
+    r"""Stochastic gradient descent with optional momentum.
 
     .. math::
         b_t = \mu b_{t-1} + (1 - \tau) g_t, \quad b_1 = g_1, \quad
         w_t = w_{t-1} - \eta \begin{cases} g_t + \mu b_t & \text{nesterov} \\ b_t & \text{else} \end{cases}
 
+    The first gradient is not dampened, as in torch.
+
     Parameters
     ----------
-    lr : float, LRScheduler or callable, default 1e-3
-        See :class:`Optimizer`, as for all options not listed here.
     momentum : float, default 0.0
-        :math:`\mu`, in [0, 1].
+        Momentum factor :math:`\mu`, in [0, 1].
     weight_decay : float, default 0.0
-        Added to the gradient, times the weight.
+        Strength of the L2 penalty, >= 0.
     nesterov : bool, default False
-        Look ahead along the momentum; needs ``momentum > 0`` and ``dampening == 0``.
+        Use Nesterov momentum. Requires ``momentum > 0`` and ``dampening == 0``.
     dampening : float, default 0.0
-        :math:`\tau`, in [0, 1].
+        Dampening :math:`\tau` of the gradient in the momentum, in [0, 1].
 
     Raises
     ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+    ValueError
+        If ``nesterov`` is True although ``momentum`` is 0 or ``dampening`` is not.
 
     References
     ----------
@@ -57,19 +60,15 @@ class SGD(Optimizer):
     [-0.25, 2.0]
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-3,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        nesterov: bool = False,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        *,
-        dampening: float = 0.0,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(**given(locals()))
+    torch_counterpart = torch_options(
+        'weight_decay momentum dampening nesterov', counts=False, decoupled_weight_decay=False
+    )
+    optax_slots = optax_state('TraceState', trace='momentum_buffer')
+    momentum: Fraction = 0.0
+    weight_decay: WeightDecay = 0.0
+    nesterov: bool = False
+    _: KW_ONLY
+    dampening: Dampening = 0.0
 
     def check_options(self, hp: Hyperparameters) -> None:
         if hp.nesterov and (hp.momentum == 0 or hp.dampening != 0):
@@ -84,23 +83,23 @@ class SGD(Optimizer):
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         if 'momentum_buffer' not in slots:
             return g, {}
-        share = jnp.where(hp.step == 1, 1.0, hp.dampening.complement)  # the first gradient is not dampened
+        share = jnp.where(hp.step == 1, 1.0, hp.dampening.complement)
         buffer = hp.momentum * slots['momentum_buffer'] + share * g
         return g + hp.momentum * buffer if hp.nesterov else buffer, {'momentum_buffer': buffer}
 
 
 class Momentum(SGD):
-    """:class:`SGD` with momentum 0.9.
+    r"""Stochastic gradient descent with momentum, by default 0.9.
+
+    .. math::
+        b_t = \mu b_{t-1} + g_t, \quad w_t = w_{t-1} - \eta b_t
 
     Parameters
     ----------
-    lr, momentum, weight_decay, grad_clip_norm, grad_clip_value
-        See :class:`SGD`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+    momentum : float, default 0.9
+        Momentum factor :math:`\mu`, in [0, 1].
+    weight_decay : float, default 0.0
+        Strength of the L2 penalty, >= 0.
 
     Examples
     --------
@@ -108,30 +107,29 @@ class Momentum(SGD):
     0.9
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-3,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(lr, momentum, weight_decay, False, grad_clip_norm, grad_clip_value, **shared)
+    torch_counterpart, optax_slots = SGD.torch_counterpart, SGD.optax_slots
+    momentum: Fraction = 0.9
+    nesterov: bool = option(False)
+    dampening: Dampening = option(0.0)
 
 
 class MomentumNesterov(SGD):
-    """:class:`SGD` with Nesterov momentum 0.9.
+    r"""Stochastic gradient descent with Nesterov momentum, by default 0.9.
+
+    .. math::
+        b_t = \mu b_{t-1} + g_t, \quad w_t = w_{t-1} - \eta (g_t + \mu b_t)
 
     Parameters
     ----------
-    lr, momentum, weight_decay, grad_clip_norm, grad_clip_value
-        See :class:`SGD`.
+    momentum : float, default 0.9
+        Momentum factor :math:`\mu`, in (0, 1].
+    weight_decay : float, default 0.0
+        Strength of the L2 penalty, >= 0.
 
     Raises
     ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+    ValueError
+        If ``momentum`` is 0.
 
     Examples
     --------
@@ -139,13 +137,7 @@ class MomentumNesterov(SGD):
     True
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-3,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(lr, momentum, weight_decay, True, grad_clip_norm, grad_clip_value, **shared)
+    torch_counterpart, optax_slots = SGD.torch_counterpart, SGD.optax_slots
+    momentum: Fraction = 0.9
+    nesterov: bool = option(True)
+    dampening: Dampening = option(0.0)

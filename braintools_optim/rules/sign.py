@@ -1,17 +1,29 @@
-"""The sign of the gradient alone: SignSGD, Signum, Lion, Rprop."""
+"""Optimizers that use only the sign of the gradient: SignSGD, Signum, Lion, Rprop."""
 
 from __future__ import annotations
 
-from typing import Unpack
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.optimizer import LearningRate, Optimizer, given
-from braintools_optim.options import Hyperparameters
-from braintools_optim.rule import Slots
-from braintools_optim.rules.sgd import SGD
-from braintools_optim.shared_options import SharedOptions
+from braintools_optim.learning_rate import Rate
+from braintools_optim.optimizer import Optimizer
+from braintools_optim.options import (
+    Betas,
+    Fraction,
+    Hyperparameters,
+    Number,
+    Numbers,
+    Range,
+    WeightDecay,
+    option,
+)
+from braintools_optim.options.kinds import POSITIVE_AND_FINITE, Scalar
+from braintools_optim.rules.sgd import SGD, Dampening
+from braintools_optim.step.counterparts import ArraySlots, TorchCounterpart, optax_state
+from braintools_optim.step.rule import Slots
 
 __all__ = ['Lion', 'Rprop', 'SignSGD', 'Signum']
 
@@ -19,26 +31,19 @@ Array = jax.Array
 
 
 class SignSGD(SGD):
-    r"""The sign of the gradient, or of its momentum.
+    r"""SignSGD: the sign of the gradient or of its momentum, with decoupled weight decay.
 
     .. math::
         b_t = \mu b_{t-1} + g_t, \quad w_t = w_{t-1} - \eta (\operatorname{sign}(b_t) + \lambda w_{t-1})
 
-    The paper averages, :math:`(1 - \mu) g_t`; the sign is the same.
+    The paper scales :math:`g_t` by :math:`1 - \mu`, which does not change the sign.
 
     Parameters
     ----------
-    lr : float, LRScheduler or callable, default 1e-3
-        See :class:`Optimizer`, as for all options not listed here.
     momentum : float, default 0.0
-        :math:`\mu`, in [0, 1].
+        Momentum factor :math:`\mu`, in [0, 1].
     weight_decay : float, default 0.0
-        :math:`\lambda`, at least 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Strength :math:`\lambda` of the decoupled weight decay, >= 0.
 
     References
     ----------
@@ -54,26 +59,9 @@ class SignSGD(SGD):
     [0.5, 2.5, 3.0]
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-3,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        **shared: Unpack[SharedOptions],
-    ):
-        super(SGD, self).__init__(
-            lr,
-            grad_clip_norm,
-            grad_clip_value,
-            weight_decay=weight_decay,
-            decoupled_weight_decay=True,
-            **shared,
-            momentum=momentum,
-            nesterov=False,
-            dampening=0.0,
-        )
+    nesterov: bool = option(False)
+    dampening: Dampening = option(0.0)
+    decoupled_weight_decay: bool = option(True)
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         buffer, new = super().direction(g, w, slots, hp)
@@ -81,17 +69,14 @@ class SignSGD(SGD):
 
 
 class Signum(SignSGD):
-    """:class:`SignSGD` with momentum 0.9.
+    """:class:`SignSGD` with momentum, by default 0.9.
 
     Parameters
     ----------
-    lr, momentum, weight_decay, grad_clip_norm, grad_clip_value
-        See :class:`SignSGD`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+    momentum : float, default 0.9
+        Momentum factor, in [0, 1].
+    weight_decay : float, default 0.0
+        Strength of the decoupled weight decay, >= 0.
 
     Examples
     --------
@@ -99,20 +84,11 @@ class Signum(SignSGD):
     0.9
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-3,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(lr, momentum, weight_decay, grad_clip_norm, grad_clip_value, **shared)
+    momentum: Fraction = 0.9
 
 
 class Lion(Optimizer):
-    r"""Lion: the sign of a mean gradient that leans to the present one.
+    r"""Lion: the sign of a mean gradient that gives extra weight to the current gradient.
 
     .. math::
         c_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t, \quad m_t = \beta_2 m_{t-1} + (1 - \beta_2) g_t \\
@@ -121,16 +97,11 @@ class Lion(Optimizer):
     Parameters
     ----------
     lr : float, LRScheduler or callable, default 1e-4
-        See :class:`Optimizer`, as for all options not listed here.
+        Learning rate, see :class:`Optimizer`.
     betas : pair of float, default (0.9, 0.99)
-        Decay rates for the direction and for the memory, in [0, 1).
+        Decay rates :math:`\beta_1` for the direction and :math:`\beta_2` for the stored mean, each in [0, 1).
     weight_decay : float, default 0.0
-        :math:`\lambda`, at least 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+        Strength :math:`\lambda` of the decoupled weight decay, >= 0.
 
     References
     ----------
@@ -146,50 +117,60 @@ class Lion(Optimizer):
     [0.75, 2.25]
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(**given(locals()), decoupled_weight_decay=True)
+    optax_slots = optax_state('ScaleByLionState', mu='exp_avg')
+    lr: Rate = Rate(1e-4)
+    betas: Betas = (0.9, 0.99)
+    weight_decay: WeightDecay = 0.0
+    decoupled_weight_decay: bool = option(True)
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return {'exp_avg': jnp.zeros_like(w)}
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
-        leaning, memory = (beta.average(slots['exp_avg'], g) for beta in hp.betas)
-        return jnp.sign(leaning), {'exp_avg': memory}
+        leaning, stored = (beta.average(slots['exp_avg'], g) for beta in hp.betas)
+        return jnp.sign(leaning), {'exp_avg': stored}
+
+
+class RpropCounterpart(TorchCounterpart):
+    """torch's Rprop, whose step sizes are not relative to lr."""
+
+    def from_torch(self, slots: ArraySlots, lr: Any) -> ArraySlots:
+        if 'step_size' not in slots:
+            return slots
+        if lr == 0:
+            raise ValueError('Invalid lr=0 of a group. Must be > 0: step sizes here are in units of lr.')
+        return {**slots, 'step_size': slots['step_size'] / lr}
+
+    def to_torch(self, slots: ArraySlots, count: int, options: Mapping[str, Any]) -> ArraySlots:
+        sizes = {'step_size': slots['step_size'] * options['lr']} if 'step_size' in slots else {}
+        return slots | sizes
 
 
 class Rprop(Optimizer):
-    r"""Resilient propagation: each weight has its own step size, which grows while the sign stays.
+    r"""Resilient propagation: one step size per entry, which grows while the sign of the gradient stays the same.
 
     .. math::
         s_t &= \operatorname{clip}(f_t s_{t-1}, \Gamma_{\min}, \Gamma_{\max}), \quad s_0 = \eta, \quad
         f_t = \eta_+, \eta_-, 1 \text{ for } g_t g_{t-1} > 0, < 0, = 0 \\
         w_t &= w_{t-1} - s_t \operatorname{sign}(g_t)
 
-    where a gradient whose sign has changed counts as 0, now and at the next update. For full batches.
-    The step sizes are kept in units of lr (the slot ``step_size`` is :math:`s_t / \eta`), so that
-    a change of lr changes all of them; in torch lr is but their start.
+    A gradient whose sign has changed counts as 0, in this update and in the next one. The algorithm is meant for
+    gradients of the full data set, not of batches. The slot ``step_size`` holds :math:`s_t / \eta`, so that a change
+    of lr scales all step sizes; in torch, lr is only the initial step size.
 
     Parameters
     ----------
     lr : float, LRScheduler or callable, default 1e-2
-        The first step size. See :class:`Optimizer`, as for all options not listed here.
+        Initial step size and scale of all step sizes, see :class:`Optimizer`.
     etas : pair of float, default (0.5, 1.2)
-        :math:`\eta_-` in (0, 1) and :math:`\eta_+` above 1.
+        Factors :math:`\eta_-`, in (0, 1), and :math:`\eta_+`, > 1.
     step_sizes : pair of float, default (1e-6, 50.0)
-        :math:`\Gamma_{\min}` and :math:`\Gamma_{\max}`, the least and the greatest step; at least 0.
+        Lower bound :math:`\Gamma_{\min}` and upper bound :math:`\Gamma_{\max}` of the step sizes, >= 0.
 
     Raises
     ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range, or a pair is not in order.
+    ValueError
+        If ``etas`` are not on both sides of 1, or ``step_sizes`` are not in ascending order.
 
     References
     ----------
@@ -202,20 +183,14 @@ class Rprop(Optimizer):
     >>> optimizer = Rprop(lr=0.25, etas=(0.5, 2.0)).register_trainable_weights({'w': w})
     >>> for sign in (1, -1, -1):
     ...     optimizer.update({'w': jnp.array([3.0, 4.0 * sign])})
-    >>> w.value.tolist()  # 1 - 0.25 - 0.5 - 1.0; 2 - 0.25 - 0 + 0.125
+    >>> w.value.tolist()  # 1 - 0.25 - 0.5 - 1.0 and 2 - 0.25 - 0 + 0.125
     [-0.75, 1.875]
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1e-2,
-        etas: tuple[float, float] = (0.5, 1.2),
-        step_sizes: tuple[float, float] = (1e-6, 50.0),
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        **shared: Unpack[SharedOptions],
-    ):
-        super().__init__(**given(locals()))
+    torch_counterpart = RpropCounterpart(('maximize', 'etas', 'step_sizes'), {'weight_decay': 0.0})
+    lr: Rate = Rate(1e-2)
+    etas: Annotated[tuple[Scalar, Scalar], Numbers(Number(POSITIVE_AND_FINITE))] = (0.5, 1.2)
+    step_sizes: Annotated[tuple[Scalar, Scalar], Numbers(Number(Range(0)))] = (1e-6, 50.0)
 
     def check_options(self, hp: Hyperparameters) -> None:
         if not hp.etas[0] < 1 < hp.etas[1]:

@@ -1,122 +1,57 @@
-"""Rules that look at all weights together: LBFGS, Lookahead; and what such rules share."""
+"""Rules around an optax transformation of all weights of a group: LBFGS, Lookahead."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Unpack
 
-import brainstate
-import jax
 import jax.numpy as jnp
 import optax
 
-from braintools_optim.optax_optimizer import OptaxOptimizer, to_optax
-from braintools_optim.optimizer import LearningRate, Optimizer
-from braintools_optim.options import UNIT, Hyperparameters, validate
-from braintools_optim.precision import cast_floats, from_working, to_working
-from braintools_optim.rule import Slots, TreeRule
-from braintools_optim.shared_options import SharedOptions
-from braintools_optim.weights import Weights
+from braintools_optim.learning_rate import LearningRate
+from braintools_optim.optimizer import Optimizer
+from braintools_optim.options import Flag, Hyperparameters, Number, WeightDecay
+from braintools_optim.options.kinds import AT_LEAST_ONE, UNIT
+from braintools_optim.rules.loss import loss_of_leaves
+from braintools_optim.rules.optax import OptaxOptimizer, to_optax
+from braintools_optim.rules.shared_options import SharedOptions
+from braintools_optim.step.rule import GroupInfo, Leaves, as_reals
+from braintools_optim.weights.precision import from_working
 
-__all__ = ['LBFGS', 'GroupRule', 'Leaves', 'Lookahead', 'loss_of_leaves', 'updates']
+__all__ = ['LBFGS', 'Lookahead']
 
-Array = jax.Array
-Leaves = dict[str, Array]
+MEMORY_SIZE = SYNC_PERIOD = Number(AT_LEAST_ONE, integer=True)
+ALPHA = Number(UNIT)
 LINESEARCHES = {
     'zoom': lambda: optax.scale_by_zoom_linesearch(max_linesearch_steps=100),
     'backtracking': lambda: optax.scale_by_backtracking_linesearch(max_backtracking_steps=100),
 }
 
 
-class GroupRule(TreeRule, Optimizer):
-    """A rule of all the weights of a group, on real numbers: complex weights are pairs. Its memory keeps its dtypes."""
-
-    def init_group(self, w: Leaves, hp: Hyperparameters) -> dict[str, Any]:
-        """The memory before the first update: numbers of the group, and slots ``{name: {weight: array}}``."""
-        return {}
-
-    def group_direction(
-        self, g: Leaves, w: Leaves, state: dict[str, Any], hp: Hyperparameters, extra: Any
-    ) -> tuple[Leaves, dict[str, Any]]:
-        """The directions and the new memory."""
-        raise NotImplementedError(f'{type(self).__name__} must define group_direction(g, w, state, hp, extra).')
-
-    def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
-        """The memory of a group of one weight, which an assignment to an option may not change any more."""
-        leaves = jax.tree_util.tree_flatten_with_path(self.init_group({'w': w}, hp))[0]
-        return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in leaves}
-
-    def init_tree(self, weights: Leaves, hp: Hyperparameters) -> Any:
-        state = self.init_group(as_reals(weights), hp)
-        dtype = self._treatment.state_dtype
-        slots = {name: each for name, each in state.items() if isinstance(each, dict) and dtype is not None}
-        return state | {name: {key: x.astype(dtype) for key, x in each.items()} for name, each in slots.items()}
-
-    def tree_direction(
-        self, gradients: Leaves, weights: Leaves, state: Any, hp: Hyperparameters, extra: Any
-    ) -> tuple[Leaves, Any]:
-        g, w = as_reals(gradients), as_reals(weights)
-        hp, wide = cast_floats((hp, state), like=jnp.zeros((), jnp.result_type(*w.values())))
-        directions, new = self.group_direction(g, w, wide, hp, extra)
-        new = jax.tree.map(lambda old, x: x.astype(old.dtype), state, new)
-        return {key: from_working(d, weights[key].dtype) for key, d in directions.items()}, new
-
-
-def as_reals(leaves: Leaves) -> Leaves:
-    """Complex numbers as pairs of reals."""
-    return {key: to_working(x) for key, x in leaves.items()}
-
-
-def updates(hp: Hyperparameters) -> Array:
-    """The update count of a group; that of a weight stops while it is frozen."""
-    return jnp.max(hp.step)
-
-
-def loss_of_leaves(value_fn: Callable[..., Any], registered: Weights) -> Callable[[Leaves], Any]:
-    """A loss of named leaves, from one of the tree of weights or of the model's States, which stay as they are."""
-    if not registered.keys:
-        raise ValueError('A value_fn needs the weights that it is a function of: register_trainable_weights.')
-    of_tree = takes_weights(value_fn)
-
-    def value_of(leaves: Leaves) -> Any:
-        trace = brainstate.StateTraceStack()
-        try:
-            with trace:
-                if of_tree:
-                    return value_fn(registered.as_tree(leaves))
-                with registered.replaced(leaves):
-                    return value_fn()
-        finally:  # what it writes belongs to a derivative or a branch, and may not leave it
-            trace.recovery_original_values()
-
-    return value_of
-
-
 class LBFGS(OptaxOptimizer):
-    r"""L-BFGS: the gradient times an estimate of the inverse Hessian from the last few steps.
+    r"""L-BFGS: the gradient times an estimate of the inverse Hessian, computed from the last few steps.
 
     .. math:: w_{t+1} = w_t - \eta \, s_t P_t g_t
 
-    with optax's recursion for :math:`P_t` and the step :math:`s_t` of the line search, or 1. A line
-    search is told the loss: ``update(grads, value=loss, value_fn=loss_of)``, where ``loss_of`` takes
-    the tree of the weights, or nothing and reads the model's States; or ``minimize(loss_fn)``.
+    with optax's recursion for :math:`P_t` and the step size :math:`s_t` of the line search, or 1. A line search needs
+    the loss: ``update(grads, value=loss, value_fn=loss_of)``, where ``loss_of`` takes the tree of the weights, or takes
+    nothing and reads the States of the model; or ``minimize(loss_fn)``.
 
     Parameters
     ----------
     lr : float, LRScheduler or callable, default 1.0
-        :math:`\eta`, a factor on the step. For what is not listed here see :class:`Optimizer`.
+        Factor :math:`\eta` on the step, >= 0.
     memory_size : int, default 10
-        How many steps are remembered. At least 1.
+        The number of steps that are remembered, >= 1.
     scale_init_precond : bool, default True
-        Scale the first estimate by the last step.
+        Scale the first estimate of the inverse Hessian by the last step.
     linesearch : {'zoom', 'backtracking'} or optax.GradientTransformationExtraArgs, optional
-        How the step is found. Default: none.
+        How the step size is found. Default: no line search.
 
     Raises
     ------
     ValueError
-        If an option is out of its range or the line search is unknown.
+        If the line search is unknown, or an update with a line search is not given the loss.
 
     References
     ----------
@@ -144,8 +79,8 @@ class LBFGS(OptaxOptimizer):
         grad_clip_value: float | None = None,
         **shared: Unpack[SharedOptions],
     ):
-        memory_size = int(validate('memory_size', memory_size))
-        scale_init_precond = validate('scale_init_precond', scale_init_precond, like=True)
+        memory_size = int(MEMORY_SIZE.check('memory_size', memory_size))
+        scale_init_precond = Flag().check('scale_init_precond', scale_init_precond)
         search = optax.identity() if linesearch is None else linesearch
         if isinstance(linesearch, str) and linesearch in LINESEARCHES:
             search = LINESEARCHES[linesearch]()
@@ -158,39 +93,33 @@ class LBFGS(OptaxOptimizer):
         )
         self.memory_size, self.scale_init_precond, self.linesearch = memory_size, scale_init_precond, linesearch
 
-    def tree_direction(
-        self, gradients: dict[str, Array], weights: dict[str, Array], state: Any, hp: Hyperparameters, extra: Any
-    ) -> tuple[dict[str, Array], Any]:
-        dtypes = {key: w.dtype for key, w in weights.items()}
-        gradients, weights = as_reals(gradients), as_reals(weights)
+    def group_direction(
+        self, g: Leaves, w: Leaves, state: Any, hp: Hyperparameters, info: GroupInfo
+    ) -> tuple[Leaves, Any]:
+        dtypes = {key: x.dtype for key, x in w.items()}
+        g, w, extra = as_reals(g), as_reals(w), info.extra
         if 'value_fn' in extra:
-            loss = loss_of_leaves(extra['value_fn'], self._weights)
+            loss = loss_of_leaves(extra['value_fn'], self._core.weights)
             value_fn = lambda w: loss({key: from_working(x, dtypes[key]) for key, x in w.items()})  # noqa: E731
-            extra = {**extra, 'grad': gradients, 'value_fn': value_fn}
-        directions, state = super().tree_direction(gradients, weights, state, hp, extra)
+            info = replace(info, extra={**extra, 'grad': g, 'value_fn': value_fn})
+        directions, state = super().group_direction(g, w, state, hp, info)
         return {key: from_working(d, dtypes[key]) for key, d in directions.items()}, state
 
-    def init_tree(self, weights: Leaves, hp: Hyperparameters) -> Any:
-        return super().init_tree(as_reals(weights), hp)
+    def init_group(self, weights: Leaves, hp: Hyperparameters) -> Any:
+        return super().init_group(as_reals(weights), hp)
 
-    def _told(self, value: Any, value_fn: Any) -> dict[str, Any]:
+    def extra_args(self, value: Any, value_fn: Any) -> dict[str, Any]:
         searches = isinstance(self.linesearch, (str, optax.GradientTransformationExtraArgs))
         if searches and (value is None or not callable(value_fn)):
             raise ValueError(
-                f'Invalid value={value!r}, value_fn={value_fn!r}. A line search must be told the loss: '
+                f'Invalid value={value!r}, value_fn={value_fn!r}. A line search needs the loss: '
                 f'update(grads, value=loss, value_fn=loss_of), or minimize(loss_fn).'
             )
-        return super()._told(value, value_fn)
-
-
-def takes_weights(value_fn: Callable[..., Any]) -> bool:
-    """Whether a loss is one of the tree of weights, and not of the model's States."""
-    parameters = inspect.signature(value_fn).parameters.values()
-    return any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters)
+        return super().extra_args(value, value_fn)
 
 
 class Lookahead(OptaxOptimizer):
-    r"""Lookahead: every few steps the weights go part of the way from where they set out.
+    r"""Lookahead: every few steps the weights return part of the way to where they started.
 
     .. math::
         w_t = w_{t-1} + \eta \, u(g_t); \quad
@@ -201,19 +130,21 @@ class Lookahead(OptaxOptimizer):
     Parameters
     ----------
     base_optimizer : optax.GradientTransformation or Optimizer
-        What makes the steps :math:`u`, with its own learning rate. Of an Optimizer, the options that it
-        has now; its schedule follows the updates.
+        The optimizer that makes the steps :math:`u`, with its own learning rate. An Optimizer acts with the options
+        that it has now, and its schedule follows the update count.
     sync_period : int, default 5
-        :math:`k`, at least 1.
+        The number of steps :math:`k` between two returns, >= 1.
     alpha : float, default 0.5
-        In [0, 1].
+        Share :math:`\alpha` of the way that is kept, in [0, 1].
     lr : float, LRScheduler or callable, optional
-        :math:`\eta`, a factor on the steps, default 1. For what is not listed here see :class:`Optimizer`.
+        Factor :math:`\eta` on the steps, >= 0. Default: 1.
+    weight_decay : float, default 0.0
+        Strength of the L2 penalty, >= 0.
 
     Raises
     ------
-    TypeError, ValueError
-        If an option is not of its kind or out of its range.
+    TypeError
+        If ``base_optimizer`` is neither an Optimizer nor an optax transformation.
 
     References
     ----------
@@ -236,12 +167,12 @@ class Lookahead(OptaxOptimizer):
         sync_period: int = 5,
         alpha: float = 0.5,
         lr: LearningRate | None = None,
-        weight_decay: float = 0.0,
+        weight_decay: WeightDecay = 0.0,
         grad_clip_norm: float | None = None,
         grad_clip_value: float | None = None,
         **shared: Unpack[SharedOptions],
     ):
-        sync_period, alpha = int(validate('sync_period', sync_period)), validate('alpha', alpha, allowed=UNIT)
+        sync_period, alpha = int(SYNC_PERIOD.check('sync_period', sync_period)), ALPHA.check('alpha', alpha)
         if not isinstance(base_optimizer, (Optimizer, optax.GradientTransformation)):
             allowed = 'Must be an Optimizer or an optax.GradientTransformation.'
             raise TypeError(f'Invalid base_optimizer={base_optimizer!r}. {allowed}')
@@ -249,19 +180,19 @@ class Lookahead(OptaxOptimizer):
         super().__init__(fast, 1.0 if lr is None else lr, weight_decay, grad_clip_norm, grad_clip_value, **shared)
         self.base_optimizer, self.sync_period, self.alpha = base_optimizer, sync_period, alpha
 
-    def init_tree(self, weights: dict[str, Array], hp: Hyperparameters) -> Any:
-        return {'slow': dict(weights), 'fast': super().init_tree(weights, hp)}
+    def init_group(self, weights: Leaves, hp: Hyperparameters) -> Any:
+        return {'slow': dict(weights), 'fast': super().init_group(weights, hp)}
 
-    def tree_direction(
-        self, gradients: dict[str, Array], weights: dict[str, Array], state: Any, hp: Hyperparameters, extra: Any
-    ) -> tuple[dict[str, Array], Any]:
-        backward, fast = super().tree_direction(gradients, weights, state['fast'], hp, extra)
-        sync, lr = updates(hp) % self.sync_period == 0, jnp.where(hp.lr == 0, 1.0, hp.lr)
-        ahead = {k: weights[k] - hp.lr * backward[k] - s for k, s in state['slow'].items()}
+    def group_direction(
+        self, g: Leaves, w: Leaves, state: Any, hp: Hyperparameters, info: GroupInfo
+    ) -> tuple[Leaves, Any]:
+        backward, fast = super().group_direction(g, w, state['fast'], hp, info)
+        sync, lr = info.count % self.sync_period == 0, jnp.where(hp.lr == 0, 1.0, hp.lr)
+        ahead = {k: w[k] - hp.lr * backward[k] - s for k, s in state['slow'].items()}
         slow = {k: (s + self.alpha * ahead[k]).astype(s.dtype) for k, s in state['slow'].items()}
-        back = {k: jnp.where(sync, (weights[k] - slow[k]) / lr, d) for k, d in backward.items()}
+        back = {k: jnp.where(sync, (w[k] - slow[k]) / lr, d) for k, d in backward.items()}
         return back, {'slow': {k: jnp.where(sync, slow[k], s) for k, s in state['slow'].items()}, 'fast': fast}
 
-    def tree_evaluation(self, weights: dict[str, Array], state: Any, hp: Hyperparameters) -> dict[str, Array]:
-        slow: dict[str, Array] = state['slow']
+    def group_evaluation(self, w: Leaves, state: Any, hp: Hyperparameters) -> Leaves:
+        slow: Leaves = state['slow']
         return slow

@@ -1,0 +1,1 @@
+"""The step on States: the compiled update, donation of buffers, jit, and evaluation weights."""

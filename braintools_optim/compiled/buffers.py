@@ -1,0 +1,118 @@
+"""Buffers: which arrays may be donated, and the compiler options that let XLA reuse them.
+
+Measured with jaxlib 0.10.2 on two CPU cores: :data:`IN_PLACE` removes the copy of slots that one kernel reads and
+another replaces, so that elementwise optimizers need no temporary memory. :data:`QUICKLY` takes a third off the
+compilation of many small parameters. :data:`IN_BLOCKS` halves the time of a large donating step, because the C library
+returns larger blocks to the system after each call. The results are the same without these options.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.tree_util import tree_leaves
+
+__all__ = ['DonationCache', 'block_for', 'compiler_options', 'unshared']
+
+
+def unshared(donated: Any, others: Any) -> Any:
+    """Return the donated arrays with copies of those whose buffer occurs twice or among ``others``."""
+    taken = {buffer for leaf in jax.tree.leaves(others) for buffer in buffers_of(leaf)}
+    leaves, structure = jax.tree.flatten(donated)
+    own = []
+    for leaf in leaves:
+        buffers = buffers_of(leaf)
+        own.append(leaf.copy() if not taken.isdisjoint(buffers) and isinstance(leaf, jax.Array) else leaf)
+        taken.update(buffers)
+    return donated if all(map(operator.is_, own, leaves)) else jax.tree.unflatten(structure, own)
+
+
+def buffers_of(leaf: Any) -> list[int]:
+    """Return the addresses of the buffers of an array, one for each device. Two arrays may share a buffer."""
+    try:
+        return [leaf.unsafe_buffer_pointer() or id(leaf)]
+    except (AttributeError, TypeError):  # no array of jax, or traced
+        return [id(leaf)]
+    except jax.errors.JaxRuntimeError:
+        if leaf.is_deleted():
+            raise
+    return [buffer for shard in leaf.addressable_shards for buffer in buffers_of(shard.data)]
+
+
+def is_spread(leaf: Any) -> bool:
+    """Return whether an array lies on several devices."""
+    return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
+
+
+class DonationCache:
+    """Remembers the outputs of a compiled function that are donated to its next call, and whether they share a buffer.
+
+    Comparing all buffer addresses takes time (about 10 us for 12 arrays), and is skipped while the ids of the arrays
+    show that nothing has changed since no buffer was shared. If another array of the same buffer is donated then, jax
+    refuses it before anything has run.
+    """
+
+    def __init__(self) -> None:
+        self.values: list[int] | None = None
+        self.arrays: frozenset[int] = frozenset()
+        self.trusted = False
+
+    def is_unaliased(self, donated: list[Any], others: Any) -> bool:
+        """Return True if the donated arrays are the last call's outputs and none aliases another argument."""
+        unused = self.trusted and self.arrays.isdisjoint(map(id, tree_leaves(others)))
+        return unused and list(map(id, donated)) == self.values
+
+    def unaliased(self, donated: list[Any], others: Any) -> list[Any]:
+        """Return the donated arrays, copied where another argument shares their buffer."""
+        if self.is_unaliased(donated, others):
+            return donated
+        own: list[Any] = unshared(donated, others)
+        clean = own is donated and list(map(id, donated)) == self.values
+        # where jax refuses a donated buffer on several devices, the process ends
+        self.trusted = clean and not any(map(is_spread, tree_leaves(donated)))
+        return own
+
+    def remember(self, values: list[Any]) -> None:
+        """Remember the outputs of a call."""
+        self.values, self.arrays = list(map(id, values)), frozenset(map(id, tree_leaves(values)))
+
+
+IN_PLACE = {'xla_cpu_copy_insertion_use_region_analysis': True}
+QUICKLY = {'xla_cpu_opt_preset': 'CPU_OPT_PRESET_FAST_COMPILE'}
+IN_BLOCKS = 'xla_multiheap_size_constraint_per_heap'
+BLOCK = 2**24
+"""Bytes of a block of temporary memory; the C library does not keep a block of 2**25 bytes."""
+
+
+def block_for(sizes: Sequence[int]) -> int | None:
+    """Return the size of blocks of temporary memory, None if one block will do, from the sizes of the arrays."""
+    return max(BLOCK, *sizes) if sum(sizes) > BLOCK else None
+
+
+@functools.cache
+def compiler_options(quickly: bool = False, block: int | None = None) -> dict[str, Any]:
+    """Return the options for XLA on a CPU: to write slots in place, to compile quickly, to allocate in blocks.
+
+    Quick compilation leaves small kernels as fast, but may split those of large rules.
+    """
+    if jax.default_backend() != 'cpu':
+        return {}
+    wanted = IN_PLACE | (QUICKLY if quickly else {})
+    options: dict[str, Any] = {name: value for name, value in wanted.items() if is_known(name, value)}
+    if block is not None and is_known(IN_BLOCKS, BLOCK):
+        options[IN_BLOCKS] = block
+    return options
+
+
+@functools.cache
+def is_known(name: str, value: Any) -> bool:
+    """Return whether this release of XLA knows an option."""
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True

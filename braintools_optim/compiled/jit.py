@@ -1,0 +1,211 @@
+"""jit: ``brainstate.transform.jit`` that donates the buffers of the States that it writes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from itertools import compress
+from typing import Any, ParamSpec, TypeVar, cast, overload
+
+import brainstate
+import jax
+
+from braintools_optim.compiled.access import all_or_none, are_hooked, is_traced, may_access_directly
+from braintools_optim.compiled.buffers import compiler_options
+from braintools_optim.compiled.plan import Plan, Wanted, form, plan_of
+
+__all__ = ['donating', 'jit']
+
+P = ParamSpec('P')
+R = TypeVar('R')
+Indices = int | Sequence[int] | None
+Names = str | Sequence[str] | None
+
+
+class StaleError(Exception):
+    """An argument or the value of a State has another form than in the trace."""
+
+
+@overload
+def jit(
+    function: Callable[P, R], *, static_argnums: Indices = None, static_argnames: Names = None
+) -> Callable[P, R]: ...
+@overload
+def jit(
+    *, static_argnums: Indices = None, static_argnames: Names = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def jit(
+    function: Callable[..., Any] | None = None, *, static_argnums: Indices = None, static_argnames: Names = None
+) -> Callable[..., Any]:
+    """``brainstate.transform.jit`` that writes the new values of States into the buffers of the old ones.
+
+    A train step then needs no second copy of the weights and the optimizer state, and no time to fill such a copy. An
+    array that was read from the ``.value`` of a State before a call that writes this State is deleted by that call:
+    using the array raises a ``RuntimeError`` of jax. Everything else is as without donation:
+
+    - States that are only read keep their buffers, and so do States that change shape or dtype.
+    - A buffer that another State, an argument or a constant also uses is copied first.
+    - An error leaves the States as they were. Functions that call back into Python may fail while they run, and hooks
+      of States may refuse a write: in both cases nothing is donated.
+    - Inside another transformation the function becomes part of that transformation.
+
+    Parameters
+    ----------
+    function : callable
+        The function to compile. Without it, ``jit`` returns a decorator.
+    static_argnums : int or sequence of int, optional
+        The positional arguments that are compiled in.
+    static_argnames : str or sequence of str, optional
+        The keyword arguments that are compiled in.
+
+    Examples
+    --------
+    >>> import brainstate, jax.numpy as jnp
+    >>> from braintools_optim import SGD, jit
+    >>> w = brainstate.ParamState(jnp.ones(2))
+    >>> optimizer = SGD(lr=0.5).register_trainable_weights({'w': w})
+    >>> @jit
+    ... def train_step(gradient):
+    ...     optimizer.update({'w': gradient})
+    >>> before = w.value
+    >>> train_step(jnp.array([1.0, 2.0]))
+    >>> w.value.tolist(), before.is_deleted()
+    ([0.5, 0.0], True)
+    """
+    if function is None:
+        return functools.partial(jit, static_argnums=static_argnums, static_argnames=static_argnames)
+    return donating(function, lambda state: True, static_argnums, static_argnames)
+
+
+def donating(
+    function: Callable[..., Any], wanted: Wanted, static_argnums: Indices = None, static_argnames: Names = None
+) -> Callable[..., Any]:
+    """Return the function compiled, with those States donated that are ``wanted``."""
+    plain: Any = brainstate.transform.jit(function, static_argnums=static_argnums, static_argnames=static_argnames)
+    compiled = Donating(plain, getattr(function, '__name__', 'run'), wanted)
+
+    @functools.wraps(function)
+    def jitted(*args: Any, **kwargs: Any) -> Any:
+        return compiled(args, kwargs)
+
+    vars(jitted).update(
+        origin_fun=function, stateful_fun=plain.stateful_fun, lower=compiled.lower, clear_cache=compiled.clear_cache
+    )
+    return jitted
+
+
+class Donating:
+    """A function of States that brainstate has traced, compiled with the buffers of some States donated.
+
+    There is one :class:`Plan` for each set of States and forms of their values; the forms of the arguments share plans.
+    """
+
+    def __init__(self, plain: Any, name: str, wanted: Wanted):
+        self.plain, self.stateful, self.wanted = plain, plain.stateful_fun, wanted
+        self.plans: list[Plan] = []
+        self.current: dict[Any, int] = {}  # the number of the plan, by the form of the arguments
+        self.functions: dict[int | None, Any] = {}  # the compiled functions, by the size of blocks
+
+        def run(number: int, donated: Sequence[Any], kept: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+            return self.run(number, donated, kept, args, kwargs)
+
+        run.__name__ = name
+        self.traced = run
+
+    def __call__(self, args: Any, kwargs: Any) -> Any:
+        config = cast(Any, jax.config)
+        if len(self.plans) == 1 and not config.jax_disable_jit:
+            done, result = self.call_only_plan(self.plans[0], args, kwargs)
+            if done:
+                return result
+        if is_traced() or config.jax_disable_jit:
+            return self.plain(*args, **kwargs)
+        number = self.find(args, kwargs)
+        for _ in range(2):
+            plan = self.plans[number]
+            direct = may_access_directly(plan.states)
+            if not direct and are_hooked(plan.states):
+                with all_or_none(plan.states):
+                    return self.plain(*args, **kwargs)
+            try:
+                new, result = self.function(plan)(number, *plan.values(args, kwargs), *args, **kwargs)
+            except StaleError:
+                number = self.find(args, kwargs, renew=True)
+            else:
+                plan.finish(new, direct)
+                return result
+        return self.plain(*args, **kwargs)
+
+    def call_only_plan(self, plan: Plan, args: Any, kwargs: Any) -> tuple[bool, Any]:
+        """Call the function without looking for its plan; return whether that was possible, and the result.
+
+        If the plan is not the right one, tracing notices, because jax compiles anew. This path takes a third off a
+        call with 4 small parameters.
+        """
+        values = plan.values_if_unaliased(args, kwargs)
+        if values is None:
+            return False, None
+        try:
+            new, result = self.function(plan)(0, *values, *args, **kwargs)
+        except StaleError:
+            return False, None
+        except (TypeError, ValueError, jax.errors.JaxRuntimeError):  # jax may have refused a buffer
+            if not plan.given or any(map(is_lost, jax.tree.leaves(values))):
+                raise
+            plan.made.trusted = False
+            return False, None
+        plan.finish(new, direct=True)
+        return True, result
+
+    def run(self, number: int, donated: Sequence[Any], kept: Sequence[Any], args: Any, kwargs: Any) -> Any:
+        """Call brainstate's trace with the values of States; this is what jax compiles."""
+        plan, parts = self.plans[number], (iter(kept), iter(donated))
+        values = [next(parts[chosen]) for chosen in plan.donated]
+        expected = self.current.get(self.stateful.get_arg_cache_key(*args, **kwargs))
+        if expected != number or list(map(form, values)) != plan.forms:
+            raise StaleError
+        new, result = self.stateful.jaxpr_call(values, *args, **kwargs)
+        return list(compress(new, plan.written)), result
+
+    def function(self, plan: Plan) -> Any:
+        """Return the compiled function for a plan."""
+        found = self.functions.get(plan.block)
+        if found is None:
+            found = self.functions[plan.block] = jax.jit(
+                self.traced,
+                donate_argnums=1,
+                static_argnums=(0, *(i + 3 for i in self.stateful.static_argnums)),
+                static_argnames=self.stateful.static_argnames or None,
+                compiler_options=compiler_options(block=plan.block),
+            )
+        return found
+
+    def find(self, args: Any, kwargs: Any, renew: bool = False) -> int:
+        """Return the number of the plan for these arguments."""
+        key = self.stateful.get_arg_cache_key(*args, **kwargs)
+        if renew or key not in self.current:
+            trace = self.stateful.get_state_trace(*args, **kwargs)
+            new = self.stateful.get_out_shapes(*args, **kwargs)[1]
+            found = plan_of(trace, self.stateful.get_jaxpr(*args, **kwargs), new, self.wanted)
+            same = [i for i, plan in enumerate(self.plans) if plan.equals(found)]
+            self.plans.extend([] if same else [found])
+            self.current[key] = same[0] if same else len(self.plans) - 1
+        return self.current[key]
+
+    def lower(self, *args: Any, **kwargs: Any) -> Any:
+        """Trace and lower the function, as the method of jax's compiled functions does."""
+        number = self.find(args, kwargs, renew=True)
+        plan = self.plans[number]
+        return self.function(plan).lower(number, *plan.values(args, kwargs), *args, **kwargs)
+
+    def clear_cache(self) -> None:
+        """Forget all compiled code."""
+        self.plain.clear_cache()
+        for function in self.functions.values():
+            function.clear_cache()
+        self.current.clear()
+
+
+def is_lost(leaf: Any) -> bool:
+    """Return whether a leaf is an array whose buffer was donated."""
+    return isinstance(leaf, jax.Array) and leaf.is_deleted()

@@ -1,0 +1,103 @@
+"""Plans: which States a traced function reads and writes, and which of their buffers it donates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any
+
+import brainstate
+import jax
+from jax.core import ShapedArray
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from braintools_optim.compiled.access import may_access_directly, read, write
+from braintools_optim.compiled.buffers import DonationCache, block_for
+
+__all__ = ['Plan', 'Wanted', 'form', 'plan_of']
+
+Wanted = Callable[[brainstate.State], bool]
+
+
+@dataclass(eq=False)
+class Plan:
+    """What one trace does with States."""
+
+    states: tuple[brainstate.State, ...]
+    forms: list[Any]
+    """The forms of the values of the States."""
+    written: tuple[bool, ...]
+    donated: tuple[bool, ...]
+    block: int | None
+    """The size of the blocks of temporary memory."""
+    constants: list[Any]
+    """The arrays that the compiled function holds."""
+
+    def __post_init__(self) -> None:
+        self.made = DonationCache()
+        self.given = list(compress(self.states, self.donated))
+        self.kept = [state for state, donated in zip(self.states, self.donated, strict=True) if not donated]
+        self.targets = list(compress(self.states, self.written))
+        self.reused = list(compress(self.donated, self.written))  # which of the written values are donated next
+
+    def values_if_unaliased(self, args: Any, kwargs: Any) -> tuple[list[Any], list[Any]] | None:
+        """Return the donated values and the others, None if buffers must be compared or States not read directly."""
+        if not (self.made.trusted and may_access_directly(self.states, are_plain=True)):
+            return None
+        donated, kept = read(self.given, direct=True), read(self.kept, direct=True)
+        return (donated, kept) if self.made.is_unaliased(donated, (kept, args, kwargs)) else None
+
+    def values(self, args: Any, kwargs: Any) -> tuple[list[Any], list[Any]]:
+        """Return the donated values, with buffers that nothing else uses, and the others."""
+        donated, kept = read(self.given, direct=False), read(self.kept, direct=False)
+        return self.made.unaliased(donated, (kept, args, kwargs, self.constants)), kept
+
+    def finish(self, new: Sequence[Any], direct: bool) -> None:
+        """Write the values that the function returned."""
+        write(self.targets, new, direct)
+        if direct:
+            self.made.remember(list(compress(new, self.reused)))
+
+    def equals(self, other: Plan) -> bool:
+        """Return whether another plan does the same with the same States."""
+        same_states = list(map(id, self.states)) == list(map(id, other.states))
+        mine = self.forms, self.written, self.donated, self.block
+        return same_states and mine == (other.forms, other.written, other.donated, other.block)
+
+
+def plan_of(trace: Any, jaxpr: ClosedJaxpr, new_values: Sequence[Any], wanted: Wanted) -> Plan:
+    """Return the plan of a trace: written States that keep their shapes are donated, unless the function may fail."""
+    inner = jaxprs_of(jaxpr)
+    may_fail = any('callback' in equation.primitive.name for own in inner for equation in own.eqns)
+    states, written = tuple(trace.states), tuple(trace.been_writen)
+    forms = list(map(form, trace.original_state_values))
+    entries = zip(states, written, forms, map(form, new_values), strict=True)
+    donated = tuple(write and not may_fail and old == new and wanted(s) for s, write, old, new in entries)
+    block = block_for([size(v.aval) for own in inner for equation in own.eqns for v in equation.outvars])
+    return Plan(states, forms, written, donated, block, [constant for own in inner for constant in own.consts])
+
+
+def jaxprs_of(jaxpr: ClosedJaxpr) -> list[ClosedJaxpr]:
+    """Return a jaxpr and all jaxprs inside it, each once."""
+    found, waiting = {}, [jaxpr]
+    while waiting:
+        own = waiting.pop()
+        if id(own.jaxpr) not in found:
+            found[id(own.jaxpr)] = own
+            parts = jax.tree.leaves([list(equation.params.values()) for equation in own.eqns])
+            waiting += [part for part in parts if isinstance(part, ClosedJaxpr)]
+            waiting += [ClosedJaxpr(part, ()) for part in parts if isinstance(part, Jaxpr)]
+    return list(found.values())
+
+
+def size(aval: Any) -> int:
+    """Return the bytes of an array in a trace, 0 for anything else."""
+    return math.prod(aval.shape) * aval.dtype.itemsize if isinstance(aval, ShapedArray) else 0
+
+
+def form(value: Any) -> Any:
+    """Return the structure of a value, and the shapes and dtypes of its leaves."""
+    leaves, structure = jax.tree.flatten(value)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

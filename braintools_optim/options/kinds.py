@@ -1,0 +1,274 @@
+"""Kinds of options: which values an option may have, and the form in which a compiled step holds them."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import brainunit
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from braintools_optim.options.hyperparameters import Decay
+
+__all__ = [
+    'ANY',
+    'AT_LEAST_ONE',
+    'AT_LEAST_ZERO',
+    'BELOW_ONE',
+    'POSITIVE',
+    'POSITIVE_AND_FINITE',
+    'RATE',
+    'UNIT',
+    'Argument',
+    'Betas',
+    'Choice',
+    'Count',
+    'DecayRate',
+    'Flag',
+    'Fraction',
+    'Kind',
+    'LearningRate',
+    'MissingKeyError',
+    'NonNegative',
+    'Number',
+    'Numbers',
+    'Period',
+    'Positive',
+    'PositiveFinite',
+    'Range',
+    'Scalar',
+    'Schedulable',
+    'Schedule',
+    'WeightDecay',
+    'as_number',
+    'is_on',
+]
+
+
+class MissingKeyError(KeyError):
+    """A ``KeyError`` that prints its message instead of the message in quotes."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True)
+class Range:
+    """An interval of numbers. NaN lies in no range."""
+
+    low: float
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def __contains__(self, x: float) -> bool:
+        above = self.low < x if self.low_open else self.low <= x
+        below = x < self.high if self.high_open else x <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f'{">" if self.low_open else ">="} {self.low:g}'
+        return f'in {"(" if self.low_open else "["}{self.low:g}, {self.high:g}{")" if self.high_open else "]"}'
+
+
+ANY = Range(-math.inf)
+ANY_FINITE = Range(-math.inf, math.inf, low_open=True, high_open=True)
+AT_LEAST_ZERO = Range(0, high_open=True)
+AT_LEAST_ONE = Range(1)
+POSITIVE = Range(0, low_open=True)
+POSITIVE_AND_FINITE = Range(0, low_open=True, high_open=True)
+UNIT = Range(0, 1)
+BELOW_ONE = Range(0, 1, high_open=True)
+
+
+NO_NUMBERS = (bool, np.bool_, str, brainunit.Quantity, Mapping)
+
+
+class Kind(ABC):
+    """What an option may be. A kind stands in the annotation of a class field: ``eps: Annotated[float, kind]``."""
+
+    schedulable = False
+    """Whether a schedule may drive the option."""
+    fixed = False
+    """Whether the value is an argument of the constructor that no update reads as a hyperparameter."""
+
+    @abstractmethod
+    def check(self, name: str, value: Any) -> Any:
+        """Return ``value`` as a Python number, a tuple of numbers or a flag; raise if it is not allowed."""
+
+    def to_leaf(self, value: Any) -> Any:
+        """Return the form in which a State holds a checked value: numbers are arrays, flags stay as they are."""
+        return value
+
+    def from_leaf(self, leaf: Any) -> Any:
+        """Invert :meth:`to_leaf`."""
+        return leaf
+
+
+@dataclass(frozen=True)
+class Number(Kind):
+    """A real number in a range.
+
+    ``decay`` marks the decay rate of an average, which a step holds as :class:`Decay`. ``off_at_zero`` marks a
+    number whose stage is left out of the compiled step while the number is 0.
+    """
+
+    allowed: Range = ANY_FINITE
+    integer: bool = False
+    optional: bool = False
+    decay: bool = False
+    off_at_zero: bool = False
+    meaning: str = ''
+    schedulable = True
+
+    def check(self, name: str, value: Any) -> Any:
+        if value is None and self.optional:
+            return None
+        if isinstance(value, Tracer):
+            return value
+        shown = repr(value) if len(repr(value)) < 80 else f'{repr(value)[:60]}...'
+        try:
+            if value is None or isinstance(value, NO_NUMBERS) or np.ndim(value) != 0:
+                raise TypeError
+            number = as_number(value)
+        except (TypeError, ValueError, AttributeError):
+            raise TypeError(f'Invalid {name}={shown}. Must be a number.{self.hint(value)}') from None
+        if self.integer and not float(number).is_integer():
+            raise TypeError(f'Invalid {name}={shown}. Must be an integer.')
+        if number not in self.allowed:
+            meaning = f' ({self.meaning})' if self.meaning else ''
+            finite = 'finite and ' if number == math.inf and self.allowed.low < number else ''
+            raise ValueError(f'Invalid {name}={shown}{meaning}. Must be {finite}{self.allowed}.')
+        return number
+
+    def hint(self, value: Any) -> str:
+        """Return the likely fix for a value that is not a number."""
+        is_weights = self is RATE and isinstance(value, Mapping)
+        return ' Weights go to register_trainable_weights.' if is_weights else ''
+
+    def to_leaf(self, value: Any) -> Any:
+        if value is None or (self.off_at_zero and not isinstance(value, (jax.Array, np.ndarray)) and value == 0):
+            return None
+        return Decay(*map(as_array, Decay.of(value))) if self.decay else as_array(value)
+
+    def from_leaf(self, leaf: Any) -> Any:
+        if leaf is None:
+            return 0.0 if self.off_at_zero else None
+        return as_number(leaf.value if self.decay else leaf)
+
+
+@dataclass(frozen=True)
+class Numbers(Kind):
+    """A tuple of numbers, each of the same kind."""
+
+    entry: Number
+    length: int = 2
+
+    def check(self, name: str, value: Any) -> Any:
+        if not isinstance(value, (tuple, list)) or len(value) != self.length:
+            size = 'a pair of' if self.length == 2 else self.length
+            raise TypeError(f'Invalid {name}={value!r}. Must be {size} numbers.')
+        return tuple(self.entry.check(f'{name}[{i}]', x) for i, x in enumerate(value))
+
+    def to_leaf(self, value: Any) -> Any:
+        return tuple(map(self.entry.to_leaf, value))
+
+    def from_leaf(self, leaf: Any) -> Any:
+        return tuple(map(self.entry.from_leaf, leaf))
+
+
+@dataclass(frozen=True)
+class Flag(Kind):
+    """A value of one type, ``bool`` unless said otherwise, that is fixed when a step is compiled."""
+
+    type: type = bool
+
+    def check(self, name: str, value: Any) -> Any:
+        if type(value) is not self.type:
+            raise TypeError(f'Invalid {name}={value!r}. Must be a {self.type.__name__}.')
+        return value
+
+
+@dataclass(frozen=True)
+class Choice(Kind):
+    """One of several values, fixed when a step is compiled."""
+
+    values: tuple[Any, ...]
+
+    def check(self, name: str, value: Any) -> Any:
+        if value not in self.values:
+            raise ValueError(f'Invalid {name}={value!r}. Must be one of {self.values}.')
+        return value
+
+
+@dataclass(frozen=True)
+class Argument(Kind):
+    """An argument of the constructor that is kept as an attribute and cannot be assigned."""
+
+    checked: Callable[[str, Any], Any] | None = None
+    fixed = True
+
+    def check(self, name: str, value: Any) -> Any:
+        return value if self.checked is None else self.checked(name, value)
+
+
+def is_on(value: Any) -> bool:
+    """Return whether a number asks for the slot that belongs to it: it is above 0, or unknown while tracing."""
+    return isinstance(value, Tracer) or value > 0
+
+
+def as_number(value: Any) -> Any:
+    """Return a 0-d array as the shortest decimal that it stands for (a float32 0.1 is 0.1), a tracer unchanged."""
+    if isinstance(value, Tracer) or type(value) in (float, int, bool):  # NumPy's float64 is a float, too
+        return value
+    scalar = np.asarray(value)[()]
+    if np.issubdtype(scalar.dtype, np.integer):
+        return int(scalar)
+    return float(str(scalar))
+
+
+def as_array(number: Any) -> Any:
+    """Return a number in the default dtype of floats, as a NumPy array unless it is one of jax's already."""
+    dtype = jnp.result_type(float)
+    return jnp.asarray(number, dtype) if isinstance(number, jax.Array) else np.asarray(number, dtype)
+
+
+# the annotations of class fields
+
+RATE = Number(AT_LEAST_ZERO, meaning='learning rate')
+
+Schedule = Callable[[jax.Array], ArrayLike]
+"""A function from a count, or an LRScheduler, to a number."""
+Scalar = float | jax.Array
+"""A number, traced or not."""
+Schedulable = Scalar | Schedule
+"""A number, or a schedule that drives it."""
+
+LearningRate = Annotated[Schedulable, RATE]
+"""A learning rate: a number >= 0, an LRScheduler, or a function of the update count."""
+NonNegative = Annotated[Schedulable, Number(AT_LEAST_ZERO)]
+"""A finite number >= 0."""
+WeightDecay = Annotated[Schedulable, Number(AT_LEAST_ZERO, off_at_zero=True)]
+"""A finite number >= 0; at 0 the compiled step does not read the weight."""
+Positive = Annotated[Schedulable, Number(POSITIVE)]
+"""A number > 0, infinity included."""
+PositiveFinite = Annotated[Schedulable, Number(POSITIVE_AND_FINITE)]
+"""A finite number > 0."""
+Fraction = Annotated[Schedulable, Number(UNIT)]
+"""A number in [0, 1]."""
+DecayRate = Annotated[Schedulable, Number(BELOW_ONE, decay=True)]
+"""The decay rate of an average, in [0, 1); a rule reads a :class:`Decay`."""
+Betas = Annotated[tuple[Scalar, Scalar], Numbers(Number(BELOW_ONE, decay=True))]
+"""A pair of decay rates, each in [0, 1); a rule reads a pair of :class:`Decay`."""
+Count = Annotated[Schedulable, Number(AT_LEAST_ZERO, integer=True)]
+"""An integer >= 0."""
+Period = Annotated[Schedulable, Number(AT_LEAST_ONE, integer=True)]
+"""An integer >= 1."""

@@ -1,0 +1,73 @@
+"""Parameter groups as torch shows them: mappings from option to value, which read and assign."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+from braintools_optim.options.kinds import MissingKeyError
+from braintools_optim.settings import Check, Settings
+from braintools_optim.weights.groups import Group
+
+__all__ = ['GroupRate', 'ParamGroup']
+
+
+class ParamGroup(MutableMapping[str, Any]):
+    """A parameter group. ``group['weight_decay']`` reads an option, and assigning it acts on the next update."""
+
+    def __init__(self, settings: Settings, group: Group, index: int, check: Check):
+        self._settings, self._group, self._index, self._check = settings, group, index, check
+
+    def __getitem__(self, name: str) -> Any:
+        if name == 'lr':
+            return GroupRate(self._settings, self._index, self._check)
+        if name == 'params':
+            return self._group.params
+        options = self._settings.plain(self._index)
+        if name not in options:
+            raise MissingKeyError(f'{name!r} is no option of a group. Must be among {sorted(options)}.')
+        return options[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name == 'lr':
+            self['lr'].value = value
+        elif name == 'params':
+            raise MissingKeyError("The 'params' of a group are fixed; add_param_group adds weights.")
+        else:
+            self._settings.set(name, value, self._index, self._check)
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f'A hyperparameter cannot be deleted: {name!r}.')
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(('params', *self._settings.plain(self._index)))
+
+    def __len__(self) -> int:
+        return 1 + len(self._settings.plain(self._index))
+
+    def __repr__(self) -> str:
+        options = self._settings.plain(self._index)
+        shown = ', '.join(f'{name}={value!r}' for name, value in options.items() if name != 'lr')
+        return f'ParamGroup({", ".join(self._group.keys)}; lr={self["lr"].value}, {shown})'
+
+
+class GroupRate:
+    """The learning rate that a group applies; assigning ``.value`` acts on the next update."""
+
+    def __init__(self, settings: Settings, index: int, check: Check):
+        self._settings, self._index, self._check = settings, index, check
+
+    @property
+    def value(self) -> Any:
+        """The rate."""
+        return self._settings.lr_of(self._index)
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        self._settings.set_lr_of(self._index, value, self._check)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __repr__(self) -> str:
+        return f'GroupRate({self.value})'

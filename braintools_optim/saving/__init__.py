@@ -1,0 +1,1 @@
+"""Saving: checkpoints of optimizers, and optimizer states of torch, optax and braintools."""

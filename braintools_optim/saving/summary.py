@@ -1,0 +1,45 @@
+"""Summary: the table that ``print(optimizer)`` shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container
+
+from braintools_optim.core import Core
+
+__all__ = ['summary']
+
+HEADER: tuple[str, ...] = ('group', 'weights', 'parameters', 'own options', 'frozen', 'not decayed', 'constrained')
+SHOWN = 3  # the number of weight names shown for a group
+
+
+def summary(core: Core) -> str:
+    """Return a line for the optimizer and one for each group: weights, their number, overridden options, exceptions."""
+    head = f'{core.name}: lr {core.settings.lr_of(0):g} ({type(core.settings.lr_scheduler).__name__})'
+    if not core.groups:
+        return f'{head}, no weights registered'
+    rows = [HEADER, *(row(core, group) for group in range(len(core.groups)))]
+    kept = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    lines = zip(*[[cell.ljust(max(map(len, column))) for cell in column] for column in kept], strict=True)
+    return '\n'.join([head, *('  '.join(cells).rstrip() for cells in lines)])
+
+
+def row(core: Core, group: int) -> tuple[str, ...]:
+    """Return the cells of one group."""
+    keys, weights = core.groups[group].keys, core.weights.named()
+    names = ', '.join(keys) if len(keys) <= SHOWN else f'{", ".join(keys[:SHOWN])}, ... ({len(keys)} in all)'
+
+    def count(chosen: Container[str]) -> str:
+        number = sum(key in chosen for key in keys)
+        return f'{number} of {len(keys)}' if number else ''
+
+    options = core.settings.plain(group)
+    return (
+        str(group),
+        names or '(none)',
+        f'{sum(math.prod(weights[key].shape) for key in keys):,}',
+        ', '.join(f'{name}={options[name]}' for name in sorted(core.settings.overridden[group])),
+        count(core.settings.frozen),
+        count(core.policy.undecayed),
+        count(core.policy.constraints),
+    )

@@ -1,0 +1,72 @@
+"""Checks of the constructor's arguments that concern single weights or the stages, and cannot be assigned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from braintools_optim.constraints import as_constraint
+from braintools_optim.step.stage import Stage
+from braintools_optim.weights.predicates import check_predicate
+from braintools_optim.weights.units import norm_scales
+
+__all__ = ['check_constraints', 'check_dtype', 'check_groups', 'check_no_decay', 'check_norm_unit', 'check_stages']
+
+
+def check_predicates(name: str, value: Any) -> Any:
+    """Return a dict with predicates as keys, or None."""
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f'Invalid {name}={value!r}. Must be a dict whose keys choose weights.')
+    for predicate in value or {}:
+        check_predicate(predicate)
+    return value
+
+
+def check_groups(name: str, value: Any) -> Any:
+    """Return the options of groups by predicate, or None."""
+    for predicate, own in (check_predicates(name, value) or {}).items():
+        if not isinstance(own, Mapping):
+            raise TypeError(f'Invalid groups[{predicate!r}]={own!r}. Must be a dict of options.')
+    return value
+
+
+def check_constraints(name: str, value: Any) -> Any:
+    """Return constraints by predicate, or None."""
+    for constraint in (check_predicates(name, value) or {}).values():
+        as_constraint(constraint)
+    return value
+
+
+def check_no_decay(name: str, value: Any) -> Any:
+    """Return a predicate, or None."""
+    if value is not None:
+        check_predicate(value)
+    return value
+
+
+def check_norm_unit(name: str, value: Any) -> Any:
+    """Return ``'own'``, units or None."""
+    norm_scales({}, value)
+    return value
+
+
+def check_dtype(name: str, value: Any) -> Any:
+    """Return a floating-point dtype, or None."""
+    if value is None:
+        return None
+    try:
+        is_float = jnp.issubdtype(jnp.dtype(value), jnp.floating)
+    except TypeError:
+        is_float = False
+    if not is_float:
+        raise TypeError(f'Invalid {name}={value!r}. Must be a floating-point dtype.')
+    return value
+
+
+def check_stages(name: str, value: Any) -> Any:
+    """Return a tuple of stages."""
+    if not isinstance(value, Sequence) or not all(isinstance(stage, Stage) for stage in value):
+        raise TypeError(f'Invalid {name}={value!r}. Must be a sequence of Stage.')
+    return tuple(value)

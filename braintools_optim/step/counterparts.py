@@ -1,0 +1,44 @@
+"""Counterparts: the names of the options and slots of a rule in torch and optax, declared by the class of the rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+__all__ = ['ArraySlots', 'TorchCounterpart', 'optax_state', 'torch_options']
+
+ArraySlots = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class TorchCounterpart:
+    """The options of torch's groups, by their names here, and how slots differ. A subclass converts slots."""
+
+    options: tuple[str, ...]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """The values that other options must have, because torch's optimizer does not have these options."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """The names in torch of options that are called otherwise here."""
+    counts: bool = True
+    """Whether torch counts the updates of each parameter."""
+
+    def from_torch(self, slots: ArraySlots, lr: Any) -> ArraySlots:
+        """Return the slots of a parameter here, from torch's."""
+        return slots
+
+    def to_torch(self, slots: ArraySlots, count: int, options: Mapping[str, Any]) -> ArraySlots:
+        """Return the slots of a parameter in torch, from those here."""
+        return slots
+
+
+def torch_options(names: str, *, counts: bool = True, **fixed: Any) -> TorchCounterpart:
+    """Return a counterpart with these options besides ``maximize``, and fixed values of other options."""
+    return TorchCounterpart(('maximize', *names.split()), fixed, counts=counts)
+
+
+def optax_state(name: str, **slots: str) -> dict[str, dict[str, str]]:
+    """Return the slots here for the fields of one of optax's states, by the name of the state's class."""
+    return {name: slots}

@@ -1,0 +1,349 @@
+"""One pure step: gradients, parameters and optimizer state in, new parameters and state out. It touches no State."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from braintools_optim.constraints import Constraint
+from braintools_optim.options.hyperparameters import Hyperparameters, values_of
+from braintools_optim.options.hyperparameters import replace as with_values
+from braintools_optim.step.clipping import global_norm, norm_clip_factor
+from braintools_optim.step.policy import WeightPolicy
+from braintools_optim.step.rule import GroupInfo, GroupRule, Rule, Slots
+from braintools_optim.step.stage import Context, Leaf, keep_if_finite
+from braintools_optim.step.stages import DIRECTION, apply_stages, master_or_cast
+from braintools_optim.step.state import OptimizerState, slots_of
+from braintools_optim.weights.precision import cast_floats, to_working
+
+__all__ = ['MANY', 'Inputs', 'Outcome', 'check_gradients', 'step']
+
+Array = jax.Array
+MANY = 8
+"""The number of parameters from which on scalars are hidden from XLA's CPU fusion."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one step reads."""
+
+    shared: Hyperparameters
+    """The options that concern all groups together."""
+    groups: Sequence[tuple[Sequence[str], Hyperparameters]]
+    """The leaf names and the options of each group."""
+    weights: Mapping[str, Array]
+    gradients: Mapping[str, Array]
+    """The gradients by name. A parameter without a gradient stays as it is."""
+    state: OptimizerState
+    extra: Mapping[str, Any]
+    """What a :class:`GroupRule` is told besides gradients."""
+    loss_scale: Array | None = None
+    skip_nonfinite: bool = False
+
+
+class Outcome(NamedTuple):
+    """What a step returns: ``finite`` is None if it was not examined, ``metrics`` are numbers for the metrics."""
+
+    weights: dict[str, Array]
+    state: OptimizerState
+    finite: Array | None
+    metrics: dict[str, Any]
+
+
+def step(rule: Rule, policy: WeightPolicy, inputs: Inputs) -> Outcome:
+    """Return new parameters (or only their changes), the new optimizer state, and what was observed."""
+    check_gradients(inputs.weights, inputs.gradients)
+    shared, state = inputs.shared, inputs.state
+    skips = inputs.skip_nonfinite or shared.on_nonfinite in ('skip', 'raise')
+    finite = all_finite(inputs.gradients) if skips else None
+    if shared.on_nonfinite == 'zero' and not skips:
+        gradients = {key: jnp.where(jnp.isfinite(g), g, 0) for key, g in inputs.gradients.items()}
+        inputs = replace(inputs, gradients=gradients)
+    norms = norms_over(shared, policy, inputs)
+    factors = clip_factors(shared, norms, inputs, finite)
+    counts, places = next_counts(inputs), {key: i for i, key in enumerate(inputs.weights)}
+    run = Run(rule, policy, inputs, places, traced_once(rule, policy))
+    new_weights = dict(inputs.weights)
+    if policy.changes_only:
+        new_weights = {key: jnp.zeros_like(w) for key, w in inputs.weights.items()}
+    slots, stage_slots = ({slot: dict(own) for slot, own in x.items()} for x in (state.slots, state.stage_slots))
+    groups, updates = dict(state.groups), []
+    for index, ((names, hp), factor) in enumerate(zip(inputs.groups, factors, strict=True)):
+        own = counts if list(names) == list(inputs.weights) else counts[np.array([places[k] for k in names], np.int32)]
+        context = context_of(rule, policy, inputs, hp, factor, finite)
+        if isinstance(rule, GroupRule):
+            leaves, groups[str(index)] = run.update_together(rule, str(index), names, context, own)
+        else:
+            leaves = run.update_each(names, context, own)
+        for key, leaf in leaves.items():
+            new_weights[key] = leaf[0]
+            for target, found in zip((slots, stage_slots), leaf[1:], strict=True):
+                for slot, value in found.items():
+                    target[slot][key] = value
+        updates.append({key: leaf[0] for key, leaf in leaves.items()})
+    after = replace(
+        state,
+        step=counts if finite is None else jnp.where(finite, counts, state.step),
+        skipped=next_skipped(state.skipped, finite, inputs.skip_nonfinite or shared.on_nonfinite == 'skip'),
+        slots=slots,
+        stage_slots=stage_slots,
+        groups=groups,
+    )
+    metrics = observed(shared, policy, norms, inputs.weights, updates) if policy.metrics else {}
+    return Outcome(new_weights, after, finite, metrics)
+
+
+def next_counts(inputs: Inputs) -> Array:
+    """Return the update counts after this update."""
+    updated = np.array([key in inputs.gradients for key in inputs.weights], np.int32)
+    counts: Array = inputs.state.step + (1 if updated.all() else updated)
+    return counts
+
+
+def next_skipped(skipped: Array, finite: Array | None, counts: bool) -> Array:
+    """Return the numbers of skipped updates. An update that raises is not counted, because it changes nothing."""
+    if finite is None or not counts:
+        return skipped
+    total, consecutive = skipped
+    return jnp.stack([total + ~finite, jnp.where(finite, 0, consecutive + 1)])
+
+
+def context_of(
+    rule: Rule,
+    policy: WeightPolicy,
+    inputs: Inputs,
+    hp: Hyperparameters,
+    factor: Array | None,
+    finite: Array | None,
+) -> Context:
+    """Return what the parameters of one group have in common."""
+    decay = 'decoupled' if hp.decoupled_weight_decay else 'coupled'
+    if rule.decays or hp.weight_decay is None:
+        decay = 'none'  # for the stages: either the rule applies the decay itself, or there is none
+        hp = with_values(hp, weight_decay=jnp.zeros(()) if hp.weight_decay is None else hp.weight_decay)
+    nonfinite = 'skip' if finite is not None else inputs.shared.on_nonfinite
+    return Context(hp, inputs.shared, factor, finite, nonfinite, decay, policy.changes_only)
+
+
+# norms
+
+
+def norms_over(shared: Hyperparameters, policy: WeightPolicy, inputs: Inputs) -> list[Array]:
+    """Return the norms that clipping and metrics need: of all gradients, of each group's, or of each."""
+    if shared.grad_clip_norm is None and not policy.metrics:
+        return []
+    gradients, groups = inputs.gradients, [names for names, _ in inputs.groups]
+    choices: dict[str, list[Sequence[str]]] = {
+        'all': [[k for names in groups for k in names]],
+        'group': groups,
+        'weight': [[k] for k in gradients],
+    }
+    members = choices[shared.grad_clip_over]
+    unscale = None if inputs.loss_scale is None else 1 / inputs.loss_scale
+    norms = [scaled_norm({k: gradients[k] for k in names if k in gradients}, policy) for names in members]
+    return norms if unscale is None else [norm * unscale for norm in norms]
+
+
+def clip_factors(
+    shared: Hyperparameters, norms: Sequence[Array], inputs: Inputs, finite: Array | None
+) -> list[Array | None]:
+    """Return the factor of the gradients of each group, None where there is none."""
+    unscale = None if inputs.loss_scale is None else 1 / inputs.loss_scale
+    limit, count = shared.grad_clip_norm, len(inputs.groups)
+    if limit is None or shared.grad_clip_over == 'weight':  # in the latter case a stage clips each parameter
+        return [unscale] * count
+    clips = [norm_clip_factor(norm, limit) for norm in norms] * (count if shared.grad_clip_over == 'all' else 1)
+    if finite is not None:
+        clips = [jnp.where(finite, clip, 0.0) for clip in clips]  # no NaN in derivatives
+    return [clip if unscale is None else clip * unscale for clip in clips]
+
+
+def observed(
+    shared: Hyperparameters,
+    policy: WeightPolicy,
+    norms: Sequence[Array],
+    weights: Mapping[str, Array],
+    updates: Sequence[Mapping[str, Array]],
+) -> dict[str, Any]:
+    """Return the numbers for the metrics: norms before clipping, whether a norm was clipped, norms of the updates."""
+    limit = shared.grad_clip_norm
+    seen: dict[str, Any] = {
+        'grad_norm': jnp.sqrt(sum((norm**2 for norm in norms), start=jnp.zeros(()))),
+        'clipped': jnp.any(jnp.stack(norms) > limit) if limit is not None and norms else jnp.zeros((), bool),
+        'update_norms': [],
+        'update_ratio': [],
+    }
+    for new in updates:
+        changes = {k: (w if policy.changes_only else w - weights[k]) for k, w in new.items()}
+        changed, size = (scaled_norm(x, policy) for x in (changes, {k: weights[k] for k in new}))
+        seen['update_norms'].append(changed)
+        seen['update_ratio'].append(jnp.where(size > 0, changed / jnp.where(size > 0, size, 1), 0))
+    return seen
+
+
+def scaled_norm(leaves: Mapping[str, Array], policy: WeightPolicy) -> Array:
+    """Return the norm of some gradients, each in the unit in which norms count it."""
+    scales = policy.norm_scales
+    return global_norm([g * scales[key] if key in scales else g for key, g in leaves.items()])
+
+
+def all_finite(leaves: Mapping[str, Array]) -> Array:
+    """Return whether no entry is NaN or infinite."""
+    return functools.reduce(jnp.logical_and, (jnp.isfinite(g).all() for g in leaves.values()), jnp.ones((), bool))
+
+
+# the parameters of a group
+
+Updated = tuple[Array, Slots, Slots]
+
+
+def traced_once(rule: Rule, policy: WeightPolicy) -> Any:
+    """Return the update of one parameter as a function that is traced once for each distinct shape."""
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def update(
+        constraint: Constraint | None,
+        arrays: tuple[Array, Array, Slots, Slots, Any, Array | None],
+        context: Context,
+        by_place: dict[str, Array],
+        place: Array,
+    ) -> Updated:
+        w, g, slots, stage_slots, data, index = arrays
+        own = {name: jax.lax.dynamic_slice(x, (place,), (1,)).reshape(()) for name, x in by_place.items()}
+        count = own.pop('')
+        hp = Hyperparameters({'step': count, **values_of(context.hp), **own})
+        context = cast_floats(replace(context, hp=hp), like=to_working(w))
+        weight = master_or_cast(w, stage_slots)
+        g = g.astype(weight.dtype)
+        leaf = Leaf(w, weight, g, slots, stage_slots, context, count, index, constraint, data)
+        place_of_rule = policy.stages.index(DIRECTION)
+        leaf = apply_stages(policy.stages[:place_of_rule], leaf)
+        leaf = replace(leaf, gradient=to_working(leaf.gradient), weight=to_working(leaf.weight))
+        direction, new = rule.direction(leaf.gradient, leaf.weight, cast_floats(slots, like=leaf.weight), context.hp)
+        leaf = apply_stages(policy.stages[place_of_rule:], replace(leaf, direction=direction, new_slots=new))
+        return leaf.result, leaf.new_slots, leaf.new_stage_slots
+
+    return update
+
+
+@dataclass(frozen=True)
+class Run:
+    """One step while it is traced."""
+
+    rule: Rule
+    policy: WeightPolicy
+    inputs: Inputs
+    places: Mapping[str, int]
+    update: Any
+
+    def update_each(self, names: Sequence[str], context: Context, counts: Array) -> dict[str, Updated]:
+        """Map the direction of a rule over the parameters of a group."""
+        if not names:
+            return {}
+        prepared = self.rule.prepare(Hyperparameters({'step': counts, **values_of(context.hp)}))
+        hidden = (context, {'': counts, **prepared}, list(np.arange(len(names), dtype=np.uint32)))
+        context, by_place, places = hide_from_xla(hidden, counts)
+        undecayed = without_decay(context)
+        state = self.inputs.state
+        updated = {}
+        for key, place in zip(names, places, strict=True):
+            if key in self.inputs.gradients:
+                updated[key] = self.update(
+                    self.policy.constraints.get(key),
+                    (
+                        self.inputs.weights[key],
+                        self.inputs.gradients[key],
+                        slots_of(state.slots, key),
+                        slots_of(state.stage_slots, key),
+                        state.constraint.get(key),
+                        self.index(key),
+                    ),
+                    undecayed if key in self.policy.undecayed else context,
+                    by_place,
+                    place,
+                )
+        return updated
+
+    def update_together(
+        self, rule: GroupRule, group: str, names: Sequence[str], context: Context, counts: Array
+    ) -> tuple[dict[str, Updated], Any]:
+        """Update the parameters of a group by one direction. A parameter that stays has the gradient zero."""
+        state, policy = self.inputs.state, self.policy
+        before = state.groups[group]
+        if not names:
+            return {}, before
+        leaves = {key: self.leaf(key, context, counts[i]) for i, key in enumerate(names)}
+        place = policy.stages.index(DIRECTION)
+        leaves = {key: apply_stages(policy.stages[:place], leaf) for key, leaf in leaves.items()}
+        norm = global_norm(dict(self.inputs.gradients))
+        norm = norm if self.inputs.loss_scale is None else norm / self.inputs.loss_scale
+        decays = {key: leaf.hp.weight_decay for key, leaf in leaves.items()}
+        directions, after = rule.group_direction(
+            {key: leaf.gradient for key, leaf in leaves.items()},
+            {key: leaf.weight for key, leaf in leaves.items()},
+            before,
+            context.hp,
+            GroupInfo(counts, norm, decays, self.inputs.extra),
+        )
+        updated = {}
+        for key, leaf in leaves.items():
+            if key in self.inputs.gradients:
+                working = replace(leaf, gradient=to_working(leaf.gradient), weight=to_working(leaf.weight))
+                leaf = apply_stages(policy.stages[place:], replace(working, direction=to_working(directions[key])))
+                updated[key] = leaf.result, leaf.new_slots, leaf.new_stage_slots
+        return updated, keep_if_finite(context, after, before)
+
+    def leaf(self, key: str, context: Context, count: Array) -> Leaf:
+        """Return one parameter before the stages."""
+        state, w = self.inputs.state, self.inputs.weights[key]
+        context = cast_floats(without_decay(context) if key in self.policy.undecayed else context, like=to_working(w))
+        if key not in self.inputs.gradients:
+            context = replace(context, decay='none')
+        stage_slots = slots_of(state.stage_slots, key)
+        weight = master_or_cast(w, stage_slots)
+        g = self.inputs.gradients.get(key, jnp.zeros_like(w)).astype(weight.dtype)
+        constraint, data = self.policy.constraints.get(key), state.constraint.get(key)
+        return Leaf(w, weight, g, {}, stage_slots, context, count, self.index(key), constraint, data)
+
+    def index(self, key: str) -> Array | None:
+        """Return the place of a parameter among all, if random numbers need it."""
+        return jnp.uint32(self.places[key]) if self.inputs.shared.rounding == 'stochastic' else None
+
+
+def without_decay(context: Context) -> Context:
+    """Return the context of a parameter that is not decayed."""
+    return replace(context, hp=with_values(context.hp, weight_decay=jnp.zeros(())), decay='none')
+
+
+def hide_from_xla(numbers: Any, counts: Array) -> Any:
+    """Hide scalars from XLA's CPU fusion so that they are not recomputed for each parameter.
+
+    Kernels that are equal are compiled once, and they would differ by the place of their parameter. Among few
+    parameters hiding saves less than it costs, and an accelerator would have to wait for the condition.
+    """
+    if jax.default_backend() != 'cpu' or len(counts) < MANY:
+        return numbers
+    others = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), numbers)
+    return jax.lax.cond(counts[0] < 0, lambda: others, lambda: numbers)
+
+
+def check_gradients(weights: Mapping[str, Any], gradients: Mapping[str, Any]) -> None:
+    """Raise unless each gradient has the shape of its weight and a dtype that the weight allows."""
+    wrong = []
+    for key, gradient in gradients.items():
+        w = jnp.asarray(weights[key])
+        try:
+            g = jnp.asarray(gradient)
+        except (TypeError, ValueError):
+            raise TypeError(f'The gradient of {key} is {type(gradient).__name__}. Must be an array.') from None
+        fits = jnp.issubdtype(g.dtype, jnp.floating) or (jnp.iscomplexobj(g) and jnp.iscomplexobj(w))
+        if w.shape != g.shape or not fits:
+            wrong.append(f'{key}: the weight is {w.dtype}{list(w.shape)}, its gradient {g.dtype}{list(g.shape)}')
+    if wrong:
+        raise ValueError('Gradients must have the shapes of their weights. ' + '; '.join(wrong))

@@ -1,0 +1,36 @@
+"""Groups: parameters that share hyperparameters."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from braintools_optim.weights.predicates import Predicate, selected
+
+__all__ = ['Group', 'divide_by_predicates']
+
+
+@dataclass(frozen=True)
+class Group:
+    """The names of the leaves of a group, and the States or tree that were registered."""
+
+    keys: list[str]
+    params: Any
+
+
+def divide_by_predicates(
+    weights: Mapping[str, Any], groups: Mapping[Predicate, Mapping[str, Any]]
+) -> list[tuple[list[str], Mapping[str, Any]]]:
+    """Return the leaf names of each group with its options. The first group holds what no predicate chooses."""
+    rest = dict(weights)
+    parts = []
+    for predicate, options in groups.items():
+        names = selected(predicate, rest)
+        if not names:
+            warnings.warn(f'No weight is chosen by groups[{predicate!r}]. There are: {", ".join(rest)}.', stacklevel=3)
+            continue
+        parts.append((names, options))
+        rest = {name: w for name, w in rest.items() if name not in names}
+    return [(list(rest), {}), *parts]

@@ -1,0 +1,53 @@
+"""Predicates: the choice of weights by their dotted names or by a function of name and weight."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+__all__ = ['Predicate', 'check_predicate', 'matches', 'selected', 'usual_exclusions']
+
+Predicate = str | Callable[[str, Any], bool]
+"""A pattern for the last parts of a dotted name (``'bias'``, ``'layers.*.weight'``), or ``(name, weight) -> bool``."""
+
+NOT_SYNAPTIC = re.compile(
+    r'(\w+_)?(bias|scale|gamma|beta|tau\d*|v_?th|threshold)(_\w+)?|([a-z]+_?)?norm\d*|[bl]n\d*', re.IGNORECASE
+)
+
+
+def matches(predicate: Predicate, name: str, weight: Any) -> bool:
+    """Return whether a predicate chooses a weight."""
+    check_predicate(predicate)
+    if isinstance(predicate, str):
+        return fnmatchcase(name, predicate) or fnmatchcase(name, f'*.{predicate}')
+    answer = predicate(name, weight)
+    if np.ndim(answer):
+        raise TypeError(f'Invalid predicate {predicate!r}. Must return True or False; for {name} it is {answer!r}.')
+    return bool(answer)
+
+
+def check_predicate(predicate: Any) -> None:
+    """Raise unless an object can choose weights."""
+    if not isinstance(predicate, str) and not callable(predicate):
+        raise TypeError(f'Invalid predicate {predicate!r}. Must be a pattern for names or a function (name, weight).')
+
+
+def selected(predicate: Predicate, weights: Mapping[str, Any]) -> list[str]:
+    """Return the names of the weights that a predicate chooses."""
+    return [name for name, weight in weights.items() if matches(predicate, name, weight)]
+
+
+def usual_exclusions(name: str, weight: Any) -> bool:
+    """Choose what is usually not decayed: vectors and scalars, biases, norms, time constants and thresholds.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> usual_exclusions('layers.0.weight', jnp.ones((2, 2))), usual_exclusions('layers.0.bias', jnp.ones(2))
+    (False, True)
+    """
+    return weight.ndim < 2 or any(NOT_SYNAPTIC.fullmatch(part) for part in name.split('.'))

@@ -1,0 +1,202 @@
+"""Weights: the registered ParamStates as flat, unitless leaves under dotted names, and gradients matched to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import brainstate
+import brainunit
+import jax
+import jax.numpy as jnp
+
+from braintools_optim.options.kinds import MissingKeyError
+from braintools_optim.weights.unique_states import Path, UniqueStateManager, children, flatten_states, show
+from braintools_optim.weights.units import gradient_scales, is_quantity
+
+__all__ = ['Weights']
+
+
+class Layout(NamedTuple):
+    """One State, the structure of its value, and the names of its leaves."""
+
+    state: brainstate.State
+    structure: Any
+    names: list[str]
+
+
+class Weights:
+    """The leaves of the registered States under dotted names, in a fixed order."""
+
+    def __init__(self, layouts: Sequence[Layout] = (), ids: Mapping[Path, int] | None = None):
+        self.layouts = list(layouts)
+        self.ids = dict(ids or {})  # every path of a State -> its id; tied States have several paths
+        self.states = [layout.state for layout in self.layouts]
+        self.keys = [name for layout in self.layouts for name in layout.names]
+        by_id = {id(state): state for state in self.states}
+        self.manager = UniqueStateManager({path: by_id[i] for path, i in self.ids.items()})
+        self.structure: Any
+        leaves, self.structure = jax.tree.flatten([state.value for state in self.states])
+        self.shapes = [jnp.shape(leaf) for leaf in leaves]
+
+    def __len__(self) -> int:
+        return len(self.layouts)
+
+    def extended(self, states: Any, skip_known: bool = False) -> tuple[Weights, list[str]]:
+        """Return these weights together with further ones, and the names of the further leaves."""
+        layouts, ids = list(self.layouts), dict(self.ids)
+        known, taken = {id(own.state): own.names for own in self.layouts}, set(self.keys)
+        added: set[int] = set()
+        for path, state in flatten_states(states):
+            if id(state) in known and not skip_known:
+                raise ValueError(f'{show(path)} is registered already, as {", ".join(known[id(state)])}.')
+            if id(state) not in known and id(state) not in added:
+                names = leaf_names(path, state.value)
+                if path in ids or not taken.isdisjoint(names):
+                    raise ValueError(f'The name {show(path)} is in use for another weight.')
+                taken.update(names)
+                added.add(id(state))
+                layouts.append(Layout(state, jax.tree.structure(state.value), names))
+            ids[path] = id(state)
+        for path in ids:
+            if inside := next((path[:i] for i in range(len(path)) if path[:i] in ids), None):
+                raise ValueError(f'The name {show(path)} lies inside {show(inside)}, which is another weight.')
+        if not added and not skip_known:
+            raise ValueError('There are no weights to register.')
+        new = Weights(layouts, ids)
+        return new, new.keys[len(self.keys) :]
+
+    # values of the States
+
+    def read(self) -> dict[str, Any]:
+        """Return the leaves of all weights by name, in the order of ``keys``."""
+        return self.leaves([state.value for state in self.states])
+
+    def leaves(self, values: list[Any]) -> dict[str, Any]:
+        """Return the leaves of these values of the States by name."""
+        leaves, structure = jax.tree.flatten(values)
+        if structure != self.structure:
+            changed = [
+                f'{", ".join(own.names)}: {own.structure} is now {jax.tree.structure(value)}'
+                for own, value in zip(self.layouts, values, strict=True)
+                if own.structure != jax.tree.structure(value)
+            ]
+            raise ValueError(
+                f'The structure or unit of a weight has changed since it was registered. {"; ".join(changed)}'
+            )
+        return dict(zip(self.keys, leaves, strict=True))
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of entries of each leaf."""
+        return [math.prod(shape) for shape in self.shapes]
+
+    def check_shapes(self, leaves: Mapping[str, Any]) -> None:
+        """Raise if a weight no longer has the shape with which it was registered, which its slots have."""
+        pairs = zip(self.keys, self.shapes, map(jnp.shape, leaves.values()), strict=True)
+        changed = [f'{key}: {list(was)} is now {list(now)}' for key, was, now in pairs if was != now]
+        if changed:
+            raise ValueError(f'The shape of a weight has changed since it was registered. {"; ".join(changed)}')
+
+    def as_tree(self, leaves: Mapping[str, Any]) -> dict[Any, Any]:
+        """Return these leaves as values of the States, in a nested dict under the registered names."""
+        with self.replaced(leaves):
+            return self.manager.to_pytree_value()
+
+    @contextmanager
+    def replaced(self, leaves: Mapping[str, Any]) -> Iterator[None]:
+        """Let the States hold these leaves, which may be traced, inside a ``with`` block."""
+        before = [own.state.value for own in self.layouts]
+        try:
+            for own, value in zip(self.layouts, before, strict=True):
+                pairs = zip(own.names, jax.tree.leaves(value), strict=True)
+                own.state.restore_value(own.structure.unflatten([leaves.get(name, leaf) for name, leaf in pairs]))
+            yield
+        finally:
+            for own, value in zip(self.layouts, before, strict=True):
+                own.state.restore_value(value)
+
+    def strengthen_types(self) -> None:
+        """Give Python numbers and weakly typed arrays a dtype. The first update would do so, and then compile twice."""
+        for own in self.layouts:
+            leaves = own.structure.flatten_up_to(own.state.value)
+            if any(getattr(leaf, 'weak_type', not hasattr(leaf, 'dtype')) for leaf in leaves):
+                own.state.value = own.structure.unflatten([jnp.asarray(x, jnp.result_type(x)) for x in leaves])
+
+    def named(self) -> dict[str, Any]:
+        """Return the leaves by name, with their units."""
+        values = [jax.tree.leaves(state.value, is_leaf=is_quantity) for state in self.states]
+        return dict(zip(self.keys, (leaf for leaves in values for leaf in leaves), strict=True))
+
+    def state_of(self, key: str) -> brainstate.State:
+        """Return the State that a leaf belongs to."""
+        return next(own.state for own in self.layouts if key in own.names)
+
+    # gradients
+
+    def match(
+        self, gradients: Any, loss_unit: Any = None, partial: bool = False, frozen: Set[str] = frozenset()
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """Return the gradients by name, without units, and a factor for each that has another scale than its weight."""
+        found = self.find(gradients, partial, frozen)
+        weights = self.named()
+        scales = gradient_scales({key: weights[key] for key in found}, found, loss_unit)
+        return {key: brainunit.get_mantissa(g) for key, g in found.items()}, scales
+
+    def find(self, gradients: Any, partial: bool, frozen: Set[str]) -> dict[str, Any]:
+        """Return the gradient of each leaf by name; raise an error that lists missing and unknown gradients."""
+        found: dict[int, Any] = {}
+        unknown: list[str] = []
+
+        def collect(node: Any, path: Path) -> None:
+            if path in self.ids:
+                if node is not None:
+                    found.setdefault(self.ids[path], node)
+            elif (entries := children(node)) is not None:
+                for key, entry in entries:
+                    collect(entry, path + key)
+            elif node is not None:
+                unknown.append(show(path))
+
+        collect(gradients, ())
+        leaves: dict[str, Any] = {}
+        for own in self.layouts:
+            if id(own.state) in found:
+                leaves |= gradient_leaves(found[id(own.state)], own)
+        missing = [key for key in self.keys if key not in leaves and key not in frozen]
+        problems = [f'missing or None: {", ".join(missing)}'] if missing and not partial else []
+        if unknown and (not partial or not leaves):  # a partial update must hold at least one known gradient
+            problems.append(f'not registered: {", ".join(unknown)}')
+        if problems:
+            raise MissingKeyError('Gradients must be those of the registered weights. ' + '; '.join(problems))
+        return leaves
+
+
+def gradient_leaves(gradient: Any, own: Layout) -> dict[str, Any]:
+    """Return the leaves of the gradient of one State by name, without those that are None."""
+    plain: Any = jax.tree.structure(own.state.value, is_leaf=is_quantity)  # units are part of a Quantity's structure
+    given: Any = jax.tree.structure(gradient, is_leaf=lambda x: is_quantity(x) or x is None)
+    if given != plain:
+        raise ValueError(
+            f'The gradient of {", ".join(own.names)} has the structure {jax.tree.structure(gradient)}, '
+            f'its weight {own.structure}.'
+        )
+    leaves = jax.tree.leaves(gradient, is_leaf=lambda x: is_quantity(x) or x is None)
+    return {name: leaf for name, leaf in zip(own.names, leaves, strict=True) if leaf is not None}
+
+
+def leaf_names(path: Path, value: Any) -> list[str]:
+    """Return the names of the leaves of a State; raise for a leaf that is no array of real or complex numbers."""
+    names = []
+    for inner, leaf in jax.tree_util.tree_flatten_with_path(value, is_leaf=is_quantity)[0]:
+        name = '.'.join(filter(None, [*map(str, path), jax.tree_util.keystr(inner, simple=True, separator='.')]))
+        try:
+            dtype = jnp.asarray(brainunit.get_mantissa(leaf)).dtype
+        except (TypeError, ValueError):
+            raise TypeError(f'The weight {name} is {type(leaf).__name__}. Must be an array.') from None
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(f'The weight {name} is {dtype}. Only floating-point and complex weights can be trained.')
+        names.append(name)
+    return names
