@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 import braintools_optim as bo
@@ -115,6 +116,7 @@ def set_update_counts(optimizer: bo.Optimizer, counts: dict[str, int]) -> None:
     optimizer.opt_state.value = {**value, 'step': step}
 
 
-def state_leaves(optimizer: bo.Optimizer) -> Any:
-    """Return the optimizer state as a tree without the count of skipped updates."""
-    return {slot: x for slot, x in optimizer.opt_state.value.items() if slot != 'skipped'}
+def state_leaves(optimizer: bo.Optimizer, without_skips: bool = False) -> list[Any]:
+    """Return the arrays of the optimizer state, with or without the count of skipped updates."""
+    value = {slot: x for slot, x in optimizer.opt_state.value.items() if not (without_skips and slot == 'skipped')}
+    return jax.tree.leaves(value)

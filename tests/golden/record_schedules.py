@@ -11,7 +11,7 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
-from schedule_table import CASES, EPOCHS, PLATEAUS, Case, Plateau  # noqa: E402
+from tables.schedules import CASES, EPOCHS, PLATEAUS, Case, Plateau  # noqa: E402
 
 
 def torch_optimizer(rates: tuple[float, ...]) -> Any:

@@ -18,7 +18,7 @@ from tables import optax_references as tx
 from tables import papers
 from tables.problems import CORRELATED, CURVED, LEAVES, LOSSES, MATRICES, SCALES, Problem
 
-__all__ = ['CASES', 'COMMON', 'OPTIMIZERS', 'ROWS', 'Case', 'Comparison', 'Row', 'row_of']
+__all__ = ['CASES', 'COMMON', 'OPTIMIZERS', 'ROWS', 'STANDALONE', 'Case', 'Comparison', 'Row', 'row_of']
 
 Options = dict[str, Any]
 Choices = Mapping[str, tuple[Any, ...]]
@@ -442,6 +442,8 @@ ROWS: list[Row] = [
 ]
 CASES = [case for row in ROWS for case in row.cases()]
 OPTIMIZERS = [row.optimizer for row in ROWS]
+STANDALONE = [row.optimizer for row in ROWS if row.comparisons and row.optimizer is not bo.OptaxOptimizer]
+"""Optimizers that wrap no other, and whose update :func:`helpers.update` can call."""
 COMMON = [bo.SGD, bo.Momentum, bo.MomentumNesterov, bo.Adam, bo.AdamW, bo.RAdam, bo.RMSprop, bo.OptaxOptimizer]
 """Optimizers on which ``make test`` checks each property of updates; the others are checked by ``make slow``."""
 

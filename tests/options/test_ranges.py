@@ -1,0 +1,146 @@
+"""Constructors refuse options out of range, and say what is allowed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+
+import braintools_optim as bo
+
+NAN = float('nan')
+
+
+OF_BASICS: list[Any] = [
+    (bo.SGD, {'lr': -1.0}, ValueError, r'Invalid lr=-1\.0 \(learning rate\)\. Must be >= 0\.'),
+    (bo.SGD, {'lr': NAN}, ValueError, 'Invalid lr=nan'),
+    (bo.SGD, {'lr': float('inf')}, ValueError, 'Invalid lr=inf'),
+    (bo.SGD, {'lr': 'fast'}, TypeError, "Invalid lr='fast'. Must be a number"),
+    (bo.SGD, {'lr': True}, TypeError, 'Invalid lr=True'),
+    (bo.SGD, {'lr': jnp.ones(2)}, TypeError, 'Must be a number'),
+    (
+        bo.SGD,
+        {'lr': {'w': jnp.ones(1000)}},
+        TypeError,
+        r'Invalid lr=.{0,70}\. Must be a number\. Weights go to register',
+    ),
+    (bo.SGD, {'lr': None}, TypeError, 'Invalid lr=None'),
+    (bo.SGD, {'momentum': -0.1}, ValueError, r'Invalid momentum=-0\.1\. Must be in \[0, 1\]'),
+    (bo.SGD, {'momentum': 1.5}, ValueError, 'Invalid momentum=1.5'),
+    (bo.SGD, {'momentum': NAN}, ValueError, 'Invalid momentum=nan'),
+    (bo.SGD, {'dampening': 2.0}, ValueError, 'Invalid dampening=2.0'),
+    (bo.SGD, {'nesterov': True}, ValueError, 'Invalid nesterov=True with momentum=0.0'),
+    (bo.SGD, {'nesterov': True, 'momentum': 0.9, 'dampening': 0.1}, ValueError, 'dampening=0.1'),
+    (bo.SGD, {'nesterov': 1}, TypeError, 'Invalid nesterov=1. Must be a bool'),
+    (bo.Adam, {'betas': (0.9, 1.0)}, ValueError, r'Invalid betas\[1\]=1\.0\. Must be in \[0, 1\)'),
+    (bo.Adam, {'betas': (-0.1, 0.9)}, ValueError, r'Invalid betas\[0\]=-0\.1'),
+    (bo.Adam, {'betas': (NAN, 0.9)}, ValueError, r'Invalid betas\[0\]=nan'),
+    (bo.Adam, {'betas': 0.9}, TypeError, r'Invalid betas=0\.9\. Must be a pair'),
+    (bo.Adam, {'betas': (0.9, 0.99, 0.999)}, TypeError, 'Must be a pair'),
+    (bo.Adam, {'eps': -1}, ValueError, r'Invalid eps=-1\. Must be >= 0\.'),
+    (bo.Adam, {'eps': NAN}, ValueError, 'Invalid eps=nan'),
+    (bo.Adam, {'weight_decay': -0.1}, ValueError, 'Invalid weight_decay=-0.1'),
+    (bo.Adam, {'weight_decay': NAN}, ValueError, 'Invalid weight_decay=nan'),
+    (bo.Adam, {'amsgrad': 'yes'}, TypeError, "Invalid amsgrad='yes'"),
+    (bo.Adam, {'grad_clip_norm': 0.0}, ValueError, r'Invalid grad_clip_norm=0\.0\. Must be > 0\.'),
+    (bo.Adam, {'grad_clip_norm': -1.0}, ValueError, 'grad_clip_norm'),
+    (bo.Adam, {'grad_clip_norm': NAN}, ValueError, 'grad_clip_norm'),
+    (bo.Adam, {'grad_clip_value': -1.0}, ValueError, 'Invalid grad_clip_value=-1.0'),
+    (bo.Adam, {'grad_clip_value': '1'}, TypeError, 'grad_clip_value'),
+    (bo.Adam, {'epsilon': 1e-8}, TypeError, 'epsilon'),
+    (bo.AdamW, {'weight_decay': -1.0}, ValueError, 'weight_decay'),
+    (bo.RAdam, {'betas': (0.9, 1.1)}, ValueError, 'betas'),
+    (bo.RMSprop, {'alpha': 1.0}, ValueError, 'Invalid alpha=1.0'),
+    (bo.RMSprop, {'alpha': -0.5}, ValueError, 'Invalid alpha=-0.5'),
+    (bo.RMSprop, {'centered': None}, TypeError, 'Invalid centered=None'),
+    (bo.OptaxOptimizer, {'tx': 'adam'}, TypeError, "Invalid tx='adam'"),
+    (bo.ConstantLR, {'base_lr': -0.1}, ValueError, 'Invalid base_lr=-0.1'),
+    (bo.ConstantLR, {'base_lr': []}, ValueError, 'Invalid base_lr='),
+    (bo.ConstantLR, {'factor': 1.5}, ValueError, 'Invalid factor=1.5'),
+    (bo.StepLR, {'step_size': 0}, ValueError, 'Invalid step_size=0. Must be >= 1'),
+    (bo.StepLR, {'step_size': 1.5}, TypeError, 'Invalid step_size=1.5'),
+    (bo.StepLR, {'gamma': -1.0}, ValueError, 'Invalid gamma=-1.0'),
+    (bo.StepLR, {'last_epoch': -2}, ValueError, 'Invalid last_epoch=-2'),
+    (bo.ExponentialLR, {'gamma': NAN}, ValueError, 'Invalid gamma=nan'),
+    (bo.CosineAnnealingLR, {'T_max': 0}, ValueError, 'Invalid T_max=0. Must be > 0'),
+    (bo.CosineAnnealingLR, {'eta_min': -1.0}, ValueError, 'Invalid eta_min=-1.0'),
+    (bo.CosineAnnealingLR, {'periodic': 1}, TypeError, 'Invalid periodic=1'),
+    (bo.WarmupScheduler, {'warmup_epochs': -1}, ValueError, 'Invalid warmup_epochs=-1'),
+    (bo.WarmupScheduler, {'warmup_start_lr': -1.0}, ValueError, 'Invalid warmup_start_lr=-1.0'),
+    (bo.OptaxSchedule, {'function': 0.1}, TypeError, 'Invalid function=0.1'),
+]
+
+
+OF_OTHERS: list[Any] = [
+    (bo.Rprop, {'etas': (1.2, 0.5)}, ValueError, r'Invalid etas=\(1\.2, 0\.5\)\. Must have'),
+    (bo.Rprop, {'etas': (0.0, 1.2)}, ValueError, r'Invalid etas\[0\]=0\.0'),
+    (bo.Rprop, {'etas': (0.5, 1.0)}, ValueError, 'Invalid etas='),
+    (bo.Rprop, {'step_sizes': (1.0, 0.5)}, ValueError, 'Invalid step_sizes='),
+    (bo.Rprop, {'step_sizes': (-1.0, 0.5)}, ValueError, r'Invalid step_sizes\[0\]=-1\.0'),
+    (bo.Lars, {'nesterov': True, 'momentum': 0.0}, ValueError, 'Invalid nesterov=True with momentum=0.0'),
+    (bo.Lars, {'trust_coefficient': 0.0}, ValueError, 'Invalid trust_coefficient=0.0'),
+    (bo.Adan, {'betas': (0.9, 0.99)}, TypeError, r'Invalid betas=\(0\.9, 0\.99\)\. Must be 3 numbers\.'),
+    (bo.Adan, {'betas': (0.9, 0.99, 1.0)}, ValueError, r'Invalid betas\[2\]=1\.0'),
+    (bo.AdEMAMix, {'mixing': -1.0}, ValueError, 'Invalid mixing=-1.0'),
+    (bo.AdEMAMix, {'beta3_warmup': 0.5}, TypeError, 'Invalid beta3_warmup=0.5. Must be an integer'),
+    (bo.AdEMAMix, {'mixing_warmup': -1}, ValueError, 'Invalid mixing_warmup=-1'),
+    (bo.Adagrad, {'lr_decay': -1.0}, ValueError, 'Invalid lr_decay=-1.0'),
+    (bo.Adagrad, {'initial_accumulator_value': -1.0}, ValueError, 'Invalid initial_accumulator_value=-1.0'),
+    (bo.Adadelta, {'rho': 1.5}, ValueError, 'Invalid rho=1.5'),
+    (bo.Adamax, {'betas': (0.9, 1.0)}, ValueError, r'Invalid betas\[1\]'),
+    (bo.Nadam, {'momentum_decay': -1.0}, ValueError, 'Invalid momentum_decay=-1.0'),
+    (bo.ASGD, {'lambd': -1.0}, ValueError, 'Invalid lambd=-1.0'),
+    (bo.ASGD, {'alpha': 1.5}, ValueError, 'Invalid alpha=1.5'),
+    (bo.ASGD, {'t0': -1.0}, ValueError, 'Invalid t0=-1.0'),
+    (bo.Adafactor, {'eps': 1e-30}, TypeError, 'Invalid eps=1e-30. Must be a pair'),
+    (bo.Adafactor, {'eps': (-1.0, 1e-3)}, ValueError, r'Invalid eps\[0\]=-1\.0'),
+    (bo.Adafactor, {'clip_threshold': 0.0}, ValueError, 'Invalid clip_threshold=0.0'),
+    (bo.Adafactor, {'beta1': 1.0}, ValueError, 'Invalid beta1=1.0'),
+    (bo.Adafactor, {'factored': 1}, TypeError, 'Invalid factored=1'),
+    (bo.AdaBelief, {'eps_root': -1.0}, ValueError, 'Invalid eps_root=-1.0'),
+    (bo.ADOPT, {'use_clipping': None}, TypeError, 'Invalid use_clipping=None'),
+    (bo.SM3, {'momentum': 2.0}, ValueError, 'Invalid momentum=2.0'),
+    (bo.Fromage, {'weight_decay': 0.1}, TypeError, 'weight_decay'),
+    (bo.ScheduleFreeSGD, {'momentum': 0.0}, ValueError, r'Invalid momentum=0\.0. Must be in \(0, 1\)'),
+    (bo.ScheduleFreeSGD, {'momentum': 1.0}, ValueError, r'Invalid momentum=1\.0'),
+    (bo.ScheduleFreeAdamW, {'betas': (0.0, 0.9)}, ValueError, r'Invalid betas\[0\]=0\.0'),
+    (bo.ScheduleFreeSGD, {'r': -1.0}, ValueError, r'Invalid r=-1\.0'),
+    (bo.ScheduleFreeSGD, {'weight_lr_power': -1.0}, ValueError, r'Invalid weight_lr_power=-1\.0'),
+    (bo.ScheduleFreeSGD, {'warmup_steps': 0.5}, TypeError, r'Invalid warmup_steps=0\.5'),
+    (bo.Muon, {'eps': 0.0}, ValueError, r'Invalid eps=0\.0\. Must be > 0'),
+    (bo.Muon, {'ns_steps': 100}, ValueError, r'Invalid ns_steps=100. Must be in \[0, 99\]'),
+    (bo.Muon, {'ns_steps': 1.5}, TypeError, r'Invalid ns_steps=1\.5. Must be an integer'),
+    (
+        bo.Muon,
+        {'adjust_lr_fn': 'none'},
+        ValueError,
+        r"Invalid adjust_lr_fn='none'. Must be one of \(None, 'original', 'match",
+    ),
+    (bo.Muon, {'ns_coefficients': (1.0, 2.0)}, TypeError, 'Invalid ns_coefficients'),
+    (bo.Muon, {'adamw_betas': (0.9, 1.0)}, ValueError, r'Invalid adamw_betas\[1\]'),
+    (bo.Muon, {'adamw_lr': -1.0}, ValueError, 'Invalid adamw_lr=-1'),
+    (bo.Muon, {'adamw_weight_decay': -1.0}, ValueError, 'Invalid adamw_weight_decay=-1'),
+    (bo.SOAP, {'precondition_frequency': 0}, ValueError, 'Invalid precondition_frequency=0'),
+    (bo.SOAP, {'max_precondition_dim': -1}, ValueError, 'Invalid max_precondition_dim=-1'),
+    (bo.SOAP, {'shampoo_beta': 1.0}, ValueError, r'Invalid shampoo_beta=1\.0'),
+    (bo.SOAP, {'decoupled_weight_decay': True}, (TypeError, ValueError), 'decoupled_weight_decay'),
+    (bo.Prodigy, {'d0': 0.0}, ValueError, 'Invalid d0=0.0. Must be > 0'),
+    (bo.Prodigy, {'growth_rate': 0.9}, ValueError, 'Invalid growth_rate=0.9. Must be >= 1'),
+    (bo.Prodigy, {'beta3': 1.0}, ValueError, 'Invalid beta3=1.0'),
+    (bo.Prodigy, {'d_coef': -1.0}, ValueError, 'Invalid d_coef=-1.0'),
+    (bo.DAdaptAdamW, {'betas': (0.9, 1.0)}, ValueError, r'Invalid betas\[1\]=1.0'),
+    (bo.DoG, {'reps_rel': 0.0}, ValueError, 'Invalid reps_rel=0.0'),
+    (bo.DoG, {'init_eta': -1.0}, ValueError, 'Invalid init_eta=-1.0'),
+    (bo.PolyakSGD, {'max_learning_rate': 0.0}, ValueError, 'Invalid max_learning_rate=0.0'),
+    (bo.MADGRAD, {'momentum': 1.5}, ValueError, 'Invalid momentum=1.5'),
+    (bo.Sophia, {'update_period': 0}, ValueError, 'Invalid update_period=0'),
+    (bo.Sophia, {'seed': -1}, ValueError, 'Invalid seed=-1'),
+    (bo.Sophia, {'gamma': -1.0}, ValueError, 'Invalid gamma=-1.0'),
+]
+
+
+@pytest.mark.parametrize(('cls', 'options', 'error', 'match'), [*OF_BASICS, *OF_OTHERS])
+def test_options_out_of_range(cls: Any, options: dict[str, Any], error: Any, match: str) -> None:
+    with pytest.raises(error, match=match):
+        cls(**options)
