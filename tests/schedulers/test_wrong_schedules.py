@@ -12,6 +12,8 @@ from tables.schedules import damp, half
 from braintools_optim import schedulers as s
 
 moved, by_hand, plateau = s.StepLR(), s.StepLR(), s.ReduceLROnPlateau()
+moved.step()
+by_hand.set_rate(0.5)
 
 
 REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
