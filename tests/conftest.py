@@ -9,7 +9,7 @@ jax.config.update('jax_enable_x64', True)
 
 @pytest.fixture
 def float32():
-    """Everything in float32, as it is without ``jax_enable_x64``."""
+    """Run the test without ``jax_enable_x64``."""
     jax.config.update('jax_enable_x64', False)
     yield
     jax.config.update('jax_enable_x64', True)

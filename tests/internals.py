@@ -21,6 +21,8 @@ from braintools_optim.weights import flatten_states
 __all__ = [
     'IN_PLACE',
     'LR_SCHEDULE_PATH',
+    'OPTIONS_ATTRIBUTE',
+    'OPTIONS_PATH',
     'QUICKLY',
     'SHARED',
     'STATE_PATHS',
@@ -41,6 +43,7 @@ __all__ = [
     'option_schedule_path',
     'option_schedules',
     'own_options',
+    'place_slot',
     'read',
     'round_stochastically',
     'set_update_counts',
@@ -57,6 +60,10 @@ __all__ = [
 NO_SLOTS = ('step', 'skipped', 'tree', 'master')
 STATE_PATHS = {'opt_state', 'settings.step_count', 'settings.values'}
 """The paths of an optimizer's States in brainstate's graph, besides those of its schedules."""
+OPTIONS_PATH = 'settings.values'
+"""The path of the State that holds the options."""
+OPTIONS_ATTRIBUTE = ('settings', 'Settings')
+"""The attribute of an optimizer that holds its options, and its class."""
 LR_SCHEDULE_PATH = 'settings.lr_scheduler'
 
 
@@ -114,6 +121,12 @@ def set_update_counts(optimizer: bo.Optimizer, counts: dict[str, int]) -> None:
     value, dtype = optimizer.opt_state.value, optimizer.opt_state.value['step'].dtype
     step = jnp.asarray([counts[name] for name in optimizer.weight_names], dtype)
     optimizer.opt_state.value = {**value, 'step': step}
+
+
+def place_slot(optimizer: bo.Optimizer, slot: str, name: str, sharding: Any) -> None:
+    """Move one slot of one weight to another sharding."""
+    value = optimizer.opt_state.value
+    optimizer.opt_state.value = {**value, slot: {**value[slot], name: jax.device_put(value[slot][name], sharding)}}
 
 
 def state_leaves(optimizer: bo.Optimizer, without_skips: bool = False) -> list[Any]:

@@ -49,7 +49,7 @@ FOUR_LEAVES = {'a.weight': [[1.0, -2.0], [0.5, 3.0]], 'a.bias': [0.5, -1.0], 'b.
 
 
 def four_leaves() -> dict[Any, brainstate.ParamState]:
-    """Four leaves in two States of dicts, under tuple paths, as modules have them."""
+    """Return four leaves in two States of dicts, under tuple paths like those of modules."""
     value = {name: jnp.asarray(w) for name, w in FOUR_LEAVES.items()}
     return {
         ('a',): brainstate.ParamState({'weight': value['a.weight'], 'bias': value['a.bias']}),
@@ -62,7 +62,7 @@ def values_by_name(states: Any) -> dict[str, np.ndarray]:
 
 
 def four_gradients(t: int, *without: str) -> Any:
-    """Gradients of the t-th update; None for those left out."""
+    """Return the gradients of the t-th update, with None for the weights left out."""
     rng = np.random.default_rng(t)
     g = {name: rng.normal(size=np.shape(w)) for name, w in FOUR_LEAVES.items()}
     leaf = lambda name: None if name in without else jnp.asarray(g[name])  # noqa: E731
@@ -98,7 +98,7 @@ def optimizer_in_use(cls: Any = bo.Adam, **options: Any) -> tuple[bo.Optimizer, 
 
 
 def snapshot(optimizer: bo.Optimizer, states: dict[str, brainstate.State]) -> Any:
-    """All that an optimizer and its model are, in States and besides."""
+    """Return the values of all States of an optimizer and its model, and the configuration outside of States."""
     found = {str(key): state for key, state in {**brainstate.graph.states(optimizer), **states}.items()}
     besides = [*configuration(optimizer), optimizer.weight_names, str(optimizer)]
     besides += [len(optimizer.param_groups), {k: v for k, v in optimizer.__dict__.items() if k[0] != '_'}]

@@ -32,7 +32,7 @@ def test_second_call_compiles_nothing(optimizer: type[bo.Optimizer]) -> None:
     opt.update(some)
     compiled(some)
     scheduler.step()
-    opt.lr, opt.weight_decay = 0.05, 0.02  # the first time, their own small arithmetic is compiled
+    opt.lr, opt.weight_decay = 0.05, 0.02  # compiles the arithmetic of assignments
     with compilations(0):
         opt.update(others)
         compiled(others)

@@ -20,8 +20,8 @@ SIDE = 256
 LEAFWISE = [row.optimizer for row in ROWS if row.kind == 'leafwise']
 
 
-COPIES = {  # temporary memory, in weights
-    # a norm, a row or a unit must be seen before a step along the direction
+COPIES = {  # temporary memory as a multiple of the weights
+    # the step needs a norm or a row of the direction
     **dict.fromkeys((bo.SM3, bo.Adafactor, bo.Fromage, bo.Lamb, bo.Lars, bo.Novograd), 1.0),
     # products of matrices
     **dict.fromkeys((bo.Muon, bo.SOAP), 8.0),
@@ -44,7 +44,7 @@ def test_temporary_memory_of_a_step(rule: type[bo.Optimizer], float32: None) -> 
 
 @pytest.mark.skipif(jax.default_backend() != 'cpu', reason='of XLA on a CPU')
 def test_kernels_do_not_depend_on_the_position_of_the_leaf(float32: None) -> None:
-    """Equal kernels are compiled once, and a leaf's place in a vector would make each another."""
+    """XLA compiles equal kernels once; a kernel that slices its leaf out of a vector would be a different one."""
     text = lowered_update(bo.Adam, *[(8, 8)] * 12).compile().as_text()
     kernels = re.findall(r'\n%fused_computation[^\n]*-> f32\[8,8\].*?\n}', text, re.DOTALL)
     assert len(kernels) > 12

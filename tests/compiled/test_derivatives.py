@@ -20,15 +20,15 @@ transform = brainstate.transform
 
 @thinned(COMMON, 'optimizer')
 def test_derivatives_equal_finite_differences(optimizer: type[bo.Optimizer]) -> None:
-    """Of a later loss with respect to lr and to the initial weights, against finite differences."""
+    """The derivatives of a later loss with respect to lr and the initial weights equal finite differences."""
     zero = 1e-3 if optimizer is bo.OptaxOptimizer else 0.0  # optax's root has no derivative at zero
     target = jnp.array([0.3, -0.7, 1.1])
     w, still = brainstate.ParamState(jnp.zeros(3)), brainstate.ParamState(jnp.ones(2))
     opt = optimizer(lr=0.1, weight_decay=0.0).register_trainable_weights({'w': w, 'still': still})
-    memory, start = jax.tree.map(np.array, opt.opt_state.value), opt.step_count.value
+    state, start = jax.tree.map(np.array, opt.opt_state.value), opt.step_count.value
 
     def later_loss(lr: Any, initial: Any) -> Any:
-        opt.opt_state.value, opt.step_count.value = jax.tree.map(jnp.asarray, memory), start
+        opt.opt_state.value, opt.step_count.value = jax.tree.map(jnp.asarray, state), start
         opt.lr, w.value, still.value = lr, initial, jnp.ones(2)
         for t in range(5):
             g = (w.value - target) * (1.0 + 0.3 * t) + 0.1 * jnp.sin(3 * w.value)
@@ -57,7 +57,7 @@ START = np.array([[1.0, -2.0, 0.5], [-1.5, 0.7, 2.0]])
 @pytest.mark.slow
 @every_rule
 def test_derivatives_through_updates_are_finite(rule: type[bo.Optimizer]) -> None:
-    """Where a gradient is zero, too."""
+    """The derivatives are finite even where a gradient is zero."""
     optimizer = rule(lr=0.1)
     tx = bo.to_optax(optimizer)
     slopes = jnp.asarray(SLOPES[:3]).at[:, 0].set(0.0).at[0, 1, 0].set(0.0)
@@ -87,14 +87,14 @@ def test_optimizer_created_inside_a_transformation(optimizer: Any) -> None:
         return w.value
 
     inside = brainstate.transform.jit(final)(0.1)
-    if optimizer is not bo.RMSprop:  # which would grow a memory outside
+    if optimizer is not bo.RMSprop:  # refused outside, where it would add a slot
         np.testing.assert_allclose(inside, final(0.1), rtol=1e-9)
     assert np.isfinite(brainstate.transform.grad(final)(0.1))
 
 
 @pytest.mark.parametrize('jit', [lambda f: f, bo.jit], ids=['update', 'jit'])
 def test_update_inside_plain_jax_jit_is_refused(jit: Any) -> None:
-    """brainstate's message says what to use instead; it is an error to trace a step that nobody could follow."""
+    """brainstate's error names the transformation to use instead."""
     w = brainstate.ParamState(jnp.ones(2))
     optimizer = bo.Adam(lr=0.1).register_trainable_weights({'w': w})
     step = jit(lambda g: optimizer.update({'w': g}))

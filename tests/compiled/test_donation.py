@@ -103,13 +103,13 @@ def test_train_step_with_donation_equals_plain_updates() -> None:
     with compilations(0):
         optimizer.lr = 0.2
         train_step()
-    weights_and_memory = 3 * sum(state.value.nbytes for state in weights.values())
-    assert train_step.lower().compile().memory_analysis().alias_size_in_bytes >= weights_and_memory
+    weights_and_slots = 3 * sum(state.value.nbytes for state in weights.values())
+    assert train_step.lower().compile().memory_analysis().alias_size_in_bytes >= weights_and_slots
 
 
 @pytest.mark.parametrize('side', [64, 2100])
 def test_allocation_blocks_change_no_bit(side: int, capfd: pytest.CaptureFixture[str]) -> None:
-    """Blocks hold the largest array (XLA says so if one does not), and change no bit; small ones are all in one."""
+    """Each block holds the largest array, or XLA would warn; small arrays share one block."""
 
     def train_step(w: brainstate.ParamState) -> Callable[[Any], None]:
         def step(x: Any) -> None:
@@ -151,7 +151,7 @@ def test_minimize_donates_the_same_buffers_as_update(donate: bool) -> None:
 def test_buffer_shared_after_many_calls_is_not_donated(
     what: str, share: Callable[[Any], Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """After calls in which nothing did, when buffers are no longer looked at; jax need not refuse the same array."""
+    """A shared buffer is found even after calls in which the check of buffers was skipped."""
 
     def run(jit: Callable[..., Any]) -> Any:
         own = states()
@@ -184,7 +184,7 @@ def test_buffer_shared_after_many_calls_is_not_donated(
 
 
 def test_known_buffers_are_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many forms of the arguments a function has been given."""
+    """The check is skipped for every form of the arguments that has been seen."""
     own, looks = states(), list[Any]()
     monkeypatch.setattr(buffers, 'buffers_of', lambda leaf, look=buffers.buffers_of: looks.append(leaf) or look(leaf))
 
@@ -203,10 +203,10 @@ def test_known_buffers_are_not_checked_again(monkeypatch: pytest.MonkeyPatch) ->
 def test_optimizer_state_is_donated_and_weights_on_request() -> None:
     states = nested_model()
     opt = bo.Adam().register_trainable_weights(states)
-    held, memory = states[('scale',)].value, opt.opt_state.value
+    held, state = states[('scale',)].value, opt.opt_state.value
     opt.update(nested_gradients())
     assert float(held) == 2.0
-    assert memory['exp_avg']['scale'].is_deleted()
+    assert state['exp_avg']['scale'].is_deleted()
     opt.donate_weights = True
     held = states[('scale',)].value
     opt.update(nested_gradients())
@@ -216,7 +216,7 @@ def test_optimizer_state_is_donated_and_weights_on_request() -> None:
 
 @pytest.mark.parametrize('share', [lambda x: x, lambda x: jax.device_put(x, jax.devices()[0])], ids=['same', 'another'])
 def test_donated_weights_may_share_a_buffer(share: Callable[[Any], Any]) -> None:
-    """With each other, or with a gradient, which is kept."""
+    """Donated weights may share a buffer with each other or with a gradient, which stays valid."""
     zero = jnp.zeros(2)
     states = {'a': brainstate.ParamState(zero), 'b': brainstate.ParamState(share(zero))}
     opt = bo.SGD(0.5).register_trainable_weights(states)

@@ -30,7 +30,7 @@ def with_averages() -> list[Any]:
 
 @pytest.mark.parametrize('optimizer', with_averages(), ids=lambda o: type(o).__name__)
 def test_evaluation_weights_come_and_go(optimizer: Any) -> None:
-    """They come and go, to the bit; what cannot be meant inside is an error that changes nothing."""
+    """The weights in training come back bit for bit; updates and checkpoints inside the block are refused."""
     states = registered(optimizer, w=START, half=jnp.ones(3, jnp.bfloat16))
     states['both'] = brainstate.ParamState({'a': jnp.ones(2), 'z': jnp.asarray(1 + 2j)})
     optimizer.add_param_group({'both': states['both']}, weight_decay=0.1)
@@ -69,7 +69,7 @@ def test_evaluation_weights_come_and_go(optimizer: Any) -> None:
         assert all(a is b for a, b in zip(*map(jax.tree.leaves, (state.value, before[key])), strict=True))
         kinds = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(v[key])] for v in (inside, before)]
         assert kinds[0] == kinds[1]
-    update(gradients(5))  # goes on as if nothing had been
+    update(gradients(5))  # training continues unchanged
     after = {key: s.value for key, s in states.items()}
     optimizer.load_state_dict(saved)
     for key, state in states.items():
@@ -139,16 +139,18 @@ def veto(context: Any) -> None:
     context.cancel = True
 
 
-@pytest.mark.parametrize('refusing', ['w', 'b', 'memory'])
+@pytest.mark.parametrize('refusing', ['w', 'b', 'optimizer state'])
 def test_evaluation_weights_with_hooks(refusing: str) -> None:
-    """Weights are lent, not written; a memory that cannot be marked is as it was, and training goes on."""
+    """Weights are replaced without a write; an optimizer state that refuses its write stays as it was."""
     states = {name: brainstate.ParamState(jnp.ones_like(g)) for name, g in G.items()}
     optimizer = bo.ScheduleFreeSGD(0.25).register_trainable_weights(states)
     for _ in range(2):
         optimizer.update(G)
     held = {name: state.value for name, state in states.items()}
-    hooked = {**states, 'memory': optimizer.opt_state}
-    refused = pytest.raises(brainstate.HookCancellationError) if refusing == 'memory' else contextlib.nullcontext()
+    hooked = {**states, 'optimizer state': optimizer.opt_state}
+    refused = (
+        pytest.raises(brainstate.HookCancellationError) if refusing == 'optimizer state' else contextlib.nullcontext()
+    )
     with hooked[refusing].temporary_hook('write_before', veto), refused, optimizer.eval_weights():
         assert all((state.value != held[name]).all() for name, state in states.items())
     assert all(state.value is held[name] for name, state in states.items())

@@ -123,7 +123,7 @@ FUNCTIONS = [
 
 
 def trajectory(jit: Callable[..., Any], function: Any, aliased: bool) -> Any:
-    """All results and values of four calls, read at the end only: none may be lost meanwhile."""
+    """Return all results and values of four calls, read only at the end, so that no buffer may be lost before."""
     brainstate.random.seed(0)
     own, arguments = states(), [X + i for i in range(4)]
     if aliased:  # c: another array of the same buffer
@@ -175,7 +175,7 @@ def test_nested_jit_equals_brainstate(around: Any) -> None:
 
 
 def test_jit_under_transformations_of_jax() -> None:
-    """Of jax's own transformations brainstate allows functions that only read."""
+    """Inside jax's own transformations, brainstate allows functions that only read States."""
     own = states()
     step = bo.jit(lambda x: jnp.sum(x**2 * own['a'].value))
     for transformed in (jax.grad(step), jax.jit(jax.grad(step))):
@@ -201,7 +201,7 @@ def test_static_arguments() -> None:
 
 
 def test_new_argument_shapes_are_traced_once() -> None:
-    """What a function does may depend on it, whatever it was given before; forms seen before are not compiled again."""
+    """The function may branch on the shape of its argument; shapes seen before are not compiled again."""
     own, traced = states(), list[Any]()
 
     @bo.jit(static_argnames='much')
@@ -225,7 +225,7 @@ def test_new_argument_shapes_are_traced_once() -> None:
 
 
 def test_function_whose_structure_never_repeats_falls_back_to_brainstate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """brainstate's jit takes over."""
+    """brainstate's jit runs the function if its States never match what was traced."""
     monkeypatch.setattr(donation, 'form', lambda value: object())
     own = states()
     jitted = bo.jit(lambda x: add(own, x))
@@ -237,7 +237,7 @@ def test_function_whose_structure_never_repeats_falls_back_to_brainstate(monkeyp
 
 
 def test_new_state_shapes_are_traced_once() -> None:
-    """What a function does may depend on it; shapes that were seen before are not compiled again."""
+    """The function may branch on the shape of a State; shapes seen before are not compiled again."""
     own = states()
 
     @bo.jit

@@ -40,7 +40,7 @@ DTYPES = ['float16', 'bfloat16', 'float32', 'float64', 'complex64']
 
 @st.composite
 def values(draw: Any, dtypes: Any = DTYPES) -> Any:
-    """What a State may hold: an array, a Quantity, or a container of them."""
+    """Draw what a State may hold: an array, a Quantity, or a container of them."""
     dtype = draw(st.sampled_from(dtypes))
     shape = draw(st.sampled_from([(), (1,), (3,), (0,), (2, 3), (0, 2), (2, 1, 2)]))
     start = 0.25 + np.arange(np.prod(shape, dtype=int)).reshape(shape) / 4
@@ -89,11 +89,11 @@ OPTIONS = st.fixed_dictionaries(
 
 
 def build(name: str, options: dict[str, Any], tree: Any) -> bo.Optimizer:
-    """An optimizer, its weights, a group of its own for half of a late model; options that it has not are left out."""
+    """Build an optimizer of these weights; options that it does not have are left out."""
     options = {'norm_unit': 'own', **options}
     if name not in DECAYS:
         options.pop('weight_decay', None)
-    if name in ('LBFGS', 'Lookahead', 'OptaxOptimizer'):  # whose memory is optax's
+    if name in ('LBFGS', 'Lookahead', 'OptaxOptimizer'):  # optax has their state
         options.pop('state_dtype', None)
     if options.get('loss_scale') == 'dynamic':
         options['loss_scale'] = bo.DynamicLossScale(4.0, growth_interval=2)
@@ -101,7 +101,7 @@ def build(name: str, options: dict[str, Any], tree: Any) -> bo.Optimizer:
         real = lambda name, w: not jnp.iscomplexobj(u.get_mantissa(w))  # noqa: E731
         options['constraints'] = {real: options['constraints']}
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of groups that nothing is chosen for
+        warnings.simplefilter('ignore')  # of groups without a weight
         return BUILDERS[name](lr=bo.StepLR(0.05, 2, 0.5), **options).register_trainable_weights(tree)
 
 
@@ -144,7 +144,9 @@ def assert_same(a: Any, b: Any, **tolerance: float) -> None:
 
 
 def form(tree: Any) -> Any:
-    leaves, structure = jax.tree.flatten([state.value for _, state in flatten_states(tree)])  # units are structure
+    leaves, structure = jax.tree.flatten(
+        [state.value for _, state in flatten_states(tree)]
+    )  # units are part of the structure
     return structure, [(x.shape, x.dtype) for x in leaves]
 
 
@@ -154,7 +156,7 @@ def assert_finite(tree: Any) -> None:
 
 
 def check_refusals(optimizer: bo.Optimizer, tree: Any, grads: Any) -> None:
-    """Calls that are wrong for any optimizer, and change nothing."""
+    """Check that calls that are wrong for any optimizer change nothing."""
     before = everything(optimizer, tree)
     for call in (
         lambda: optimizer.update({}),
@@ -177,7 +179,7 @@ PROPERTY = settings(
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
-    phases=[Phase.generate],  # to shrink a failing example takes minutes
+    phases=[Phase.generate],  # shrinking takes minutes
 )
 
 
@@ -193,8 +195,8 @@ def copied(tree: Any) -> Any:
 @PROPERTY
 @given(tree=TREES, **CASES)
 def test_random_run_is_finite_and_resumes_bit_for_bit(tree: Any, name: str, options: dict[str, Any]) -> None:
-    """Register, update, refuse, save, load, grow, freeze, go on: finite, in form, and to the bit the same again."""
-    tree = copied(tree)  # in the order of jax
+    """A run with a wrong call, a checkpoint, a new group and a frozen weight stays finite and resumes exactly."""
+    tree = copied(tree)  # sorted as jax does
     tied = {'tied': next(iter(flatten_states(tree)))[1]}
     with jax.disable_jit():
         first = build(name, options, {**tree, **tied})
@@ -262,7 +264,7 @@ def dtypes(tree: Any, options: dict[str, Any]) -> set[str]:
 @settings(PROPERTY, max_examples=8)
 @given(tree=TREES, bad=st.sampled_from([np.nan, np.inf, -np.inf]), **CASES)
 def test_random_run_with_nonfinite_gradients(tree: Any, bad: float, name: str, options: dict[str, Any]) -> None:
-    """Skipped or refused they leave no trace but the count of skips; taken as zeros, all stays finite."""
+    """A skipped or refused update changes only the count of skips; zeroed gradients keep everything finite."""
     with jax.disable_jit():
         for policy in ('skip', 'zero', 'raise'):
             model = copied(tree)

@@ -21,21 +21,21 @@ G = {'w': jnp.array([1.0, -2.0]), 'b': jnp.array([4.0])}
 
 
 class Halving(brainstate.ParamState):
-    """Keeps half of what it is given."""
+    """A State that stores half of the value that is written."""
 
     def _write_value(self, v: Any) -> None:
         super()._write_value(0.5 * v)
 
 
 class Doubling(brainstate.ParamState):
-    """Reads as twice what it holds."""
+    """A State that reads as twice the stored value."""
 
     def _read_value(self) -> Any:
         return 2 * super()._read_value()
 
 
 class Documented(brainstate.ParamState):
-    """A kind with a constructor of its own, and nothing else."""
+    """A State that overrides its constructor only."""
 
     def __init__(self, value: Any) -> None:
         super().__init__(value)
@@ -52,7 +52,7 @@ WAYS = {'update': directly, 'jit': bo.jit}
 @pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('kind', [brainstate.ParamState, Halving, Doubling, Documented, brainstate.HiddenState])
 def test_subclasses_of_states_read_and_write_as_defined(kind: Any, way: str) -> None:
-    """Outside of jit those of assignments by hand; inside those of brainstate's, which writes what was written."""
+    """An update reads and writes like assignments by hand, and inside jit like brainstate's jit."""
     states, expected = ({name: kind(jnp.ones_like(g)) for name, g in G.items()} for _ in range(2))
     optimizer = bo.SGD(lr=0.25).register_trainable_weights(states)
 
@@ -124,7 +124,9 @@ def veto(context: Any) -> None:
     context.cancel = True
 
 
-@pytest.mark.parametrize('refusing', ['w', 'memory', *(pytest.param(x, marks=pytest.mark.slow) for x in ('b', 'any'))])
+@pytest.mark.parametrize(
+    'refusing', ['w', 'optimizer state', *(pytest.param(x, marks=pytest.mark.slow) for x in ('b', 'any'))]
+)
 @pytest.mark.parametrize('way', [*WAYS, 'minimize'])
 @pytest.mark.parametrize('donate', [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_write_refused_by_a_hook_changes_nothing(donate: bool, way: str, refusing: str) -> None:
@@ -141,7 +143,7 @@ def test_write_refused_by_a_hook_changes_nothing(donate: bool, way: str, refusin
     everything = lambda o, own: [s.value for s in (*own.values(), *brainstate.graph.states(o).values())]  # noqa: E731
     run()
     run_twin()
-    hooked = {**states, 'memory': optimizer.opt_state}
+    hooked = {**states, 'optimizer state': optimizer.opt_state}
     with of_all('write_before', veto) if refusing == 'any' else hooked[refusing].temporary_hook('write_before', veto):
         for _ in range(2):
             with pytest.raises(brainstate.HookCancellationError):
@@ -185,7 +187,7 @@ def test_direct_write_equals_assignment() -> None:
 
 
 def test_direct_write_is_off_if_brainstate_writes_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shorter way is taken only if, tried out, a write changes what it is known to change."""
+    """Direct writes are used only if a trial write changes the known attributes and no others."""
     usual: Any = brainstate.State.value
 
     def counting(state: Any, value: Any) -> None:
@@ -197,7 +199,7 @@ def test_direct_write_is_off_if_brainstate_writes_more(monkeypatch: pytest.Monke
 
 
 def test_direct_write_is_off_if_hooks_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shorter way is taken only if a hook, tried out, can be told from outside."""
+    """Direct writes are used only if a trial hook can be detected."""
     assert is_as_known.__wrapped__()
     monkeypatch.setattr(brainstate.State, 'register_hook', lambda state, kind, hook: None)
     assert not is_as_known.__wrapped__()
@@ -205,14 +207,14 @@ def test_direct_write_is_off_if_hooks_cannot_be_seen(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('calls', [0, 3])
-@pytest.mark.parametrize('which', ['weight', 'memory'])
+@pytest.mark.parametrize('which', ['weight', 'optimizer state'])
 def test_state_of_a_finished_trace_is_refused(which: str, calls: int, way: str) -> None:
     w = brainstate.ParamState(jnp.ones(2))
     optimizer = bo.SGD(lr=0.25).register_trainable_weights({'w': w})
     run = WAYS[way](lambda: optimizer.update({'w': G['w']}))
     for _ in range(calls):
         run()
-    state = {'weight': w, 'memory': optimizer.opt_state}[which]
+    state = {'weight': w, 'optimizer state': optimizer.opt_state}[which]
     before = state.value
     state._invalidate_trace_value()
     with pytest.raises(Exception, match='was created inside a traced function'):

@@ -145,7 +145,7 @@ NOT_COMMON = sorted(optimizer.__name__ for optimizer in {*STANDALONE, bo.LBFGS} 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', NOT_COMMON)
 def test_other_optimizers_eager_compiled_and_resumed_agree(name: str) -> None:
-    """Eager equals compiled, the second call compiles nothing, dtypes are kept, and a checkpoint goes on to the bit."""
+    """Eager and compiled runs agree, later calls compile nothing, dtypes are kept, and a checkpoint resumes exactly."""
     slopes = [np.sin(np.arange(4.0) + t).reshape(2, 2) for t in range(4)]
 
     def build(values: Any) -> tuple[bo.Optimizer, list[brainstate.ParamState]]:
@@ -183,7 +183,7 @@ LEAFWISE = [row.optimizer for row in ROWS if row.kind == 'leafwise']
 
 @thinned(LEAFWISE, 'rule', 6)
 def test_many_leaves_are_updated_like_few(rule: type[bo.Optimizer]) -> None:
-    """Among many, numbers reach the leaves another way, and XLA compiles in another."""
+    """Scalars are passed differently to many leaves, and XLA compiles them with other options."""
     few = {'a': jnp.array([0.5, -1.5]), 'b': jnp.arange(6.0).reshape(2, 3) - 2.5, 'c': jnp.array([2.0])}
     many = {f'{name}{i}': w for i in range(4) for name, w in few.items()}
     paths = []

@@ -56,7 +56,7 @@ ASSIGNMENTS = [
 
 @pytest.mark.parametrize(('cls', 'options', 'assigned'), ASSIGNMENTS)
 def test_assigning_acts_on_the_next_update(cls: Any, options: dict[str, Any], assigned: dict[str, Any]) -> None:
-    """Each option alone moves the weight elsewhere, in a function compiled before as well."""
+    """Each assigned option changes the next update, also in a function compiled before."""
     slopes = (0.7, -0.2, 0.5)
 
     def run(change: dict[str, Any], jitted: bool) -> list[float]:
@@ -103,4 +103,4 @@ def test_assignment_that_changes_the_slots_is_refused() -> None:
         one_weight(other)
         with pytest.raises(ValueError, match=name):
             setattr(other, name, value)
-    bo.SGD(0.1).momentum = 0.5  # before registration there is nothing to change
+    bo.SGD(0.1).momentum = 0.5  # allowed before registration

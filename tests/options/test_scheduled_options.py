@@ -37,11 +37,11 @@ def test_any_number_may_be_scheduled(where: str) -> None:
         for schedule in option_schedules(opt, group=1):
             schedule.step()
     assert (*option_schedule_path('weight_decay'), 'last_epoch') in brainstate.graph.states(opt)
-    opt.weight_decay = 0.0  # a number takes the schedule's place
+    opt.weight_decay = 0.0  # a number replaces the schedule
     opt.grad_clip_value = None
     update(jnp.asarray(10.0))
     np.testing.assert_allclose(a.value, expected[0] - 1.0, rtol=1e-12)
-    opt.momentum = bo.ConstantLR(0.0, 1.0)  # and a schedule a number's
+    opt.momentum = bo.ConstantLR(0.0, 1.0)  # a schedule replaces the number
     with pytest.raises(TypeError, match='Invalid nesterov'):
         opt.nesterov = bo.ConstantLR(0.0)
     with pytest.raises(TypeError, match='Must be a pair'):

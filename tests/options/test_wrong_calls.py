@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from internals import OPTIONS_ATTRIBUTE
 from models import GRADS, optimizer_in_use, snapshot
 
 import braintools_optim as bo
@@ -43,7 +44,7 @@ def update(grads: Any = GRADS, **arguments: Any) -> Callable[[bo.Optimizer], Any
 
 
 def load(**changes: Any) -> Callable[[bo.Optimizer], Any]:
-    """Load a state_dict in which some entries, written ``param_groups__0__own``, are others or ``KeyError``: gone."""
+    """Load a state_dict with changed entries: ``param_groups__0__own`` is a path, ``KeyError`` removes the entry."""
 
     def call(optimizer: bo.Optimizer) -> None:
         state = optimizer.state_dict()
@@ -56,7 +57,7 @@ def load(**changes: Any) -> Callable[[bo.Optimizer], Any]:
                 del place[last]
             else:
                 place[last] = value
-        state['step_count'] = 17  # a damaged dict is not taken in part
+        state['step_count'] = 17  # would show a partial load
         state['states'] = {**state['states']} if isinstance(state['states'], dict) else state['states']
         optimizer.load_state_dict(state)
 
@@ -99,12 +100,12 @@ CALLS: list[tuple[str, Callable[[bo.Optimizer], Any], type[Exception], str]] = [
     ),
     *(
         (f'{how} {value!r:.20}', call(value), error, f'Invalid {name}={shown}')
-        for value, error, shown in NUMBER_REFUSALS[1:]  # None is a value of these
+        for value, error, shown in NUMBER_REFUSALS[1:]  # None is allowed
         for how, name, call in (
             ('loss_scale', 'loss_scale', lambda v: update(loss_scale=v)),
             ('grad_clip_norm', 'grad_clip_norm', lambda v: assign('grad_clip_norm', v)),
         )
-        if how == 'loss_scale' or value is not INF  # which clips nothing
+        if how == 'loss_scale' or value is not INF  # an infinite bound is allowed
     ),
     *(
         (f'{name}={value!r}', assign(name, value), error, match)
@@ -118,7 +119,7 @@ CALLS: list[tuple[str, Callable[[bo.Optimizer], Any], type[Exception], str]] = [
             ('frozen', 'w', AttributeError, "Invalid frozen='w'"),
             ('opt_state', None, TypeError, 'Invalid opt_state=None. Must be OptimState'),
             ('step_count', 3, TypeError, 'Invalid step_count=3. Must be OptimState'),
-            ('settings', 3, TypeError, 'Invalid settings=3. Must be Settings'),
+            (OPTIONS_ATTRIBUTE[0], 3, TypeError, 'Invalid {}=3. Must be {}'.format(*OPTIONS_ATTRIBUTE)),
             ('param_groups', [], AttributeError, 'param_groups'),
             ('lr_scheduler', 0.1, AttributeError, 'lr_scheduler'),
             ('metrics', True, AttributeError, 'metrics'),
@@ -319,7 +320,7 @@ def test_wrong_calls_change_nothing(compiled: bool) -> None:
             with pytest.raises(error) as raised:  # noqa: PT012
                 call(optimizer)
                 pytest.fail(f'{name} is accepted')
-            assert re.search(match, str(raised.value), re.DOTALL), name  # without the notes that jax adds
+            assert re.search(match, str(raised.value), re.DOTALL), name  # without the notes added by jax
             after = snapshot(optimizer, states)
             assert before[1] == after[1], name
             jax.tree.map(np.testing.assert_array_equal, before[0], after[0])

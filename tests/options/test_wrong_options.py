@@ -37,7 +37,7 @@ NEEDED: dict[Any, dict[str, Any]] = {  # arguments without a default
 }
 
 
-NUMBERS = {  # those whose default does not tell; whether they may be None
+NUMBERS = {  # options with a default that is no number; True if None is allowed
     'lr': False, 'base_lr': False, 'max_lr': False, 'min_lr': False, 'base_momentum': False, 'max_momentum': False,
     'steps_per_epoch': True, 'grad_clip_norm': True, 'grad_clip_value': True, 'grad_clip_adaptive': True,
     'grokfast': True, 'loss_scale': True, 'beta1': True, 'beta2': True, 'total_steps': True, 'epochs': True,
@@ -45,11 +45,11 @@ NUMBERS = {  # those whose default does not tell; whether they may be None
 }  # fmt: skip
 
 
-SIGNED = {'decay_rate', 'f_min', 'ns_coefficients'}  # may be below 0
+SIGNED = {'decay_rate', 'f_min', 'ns_coefficients'}  # may be negative
 
 
 def wrong_values(name: str, default: Any) -> Iterator[Any]:
-    """Values that an option with this default cannot have."""
+    """Yield values that an option with this default cannot have."""
     if isinstance(default, bool):
         yield from ('yes', 1, 0.0, None)
     elif isinstance(default, tuple) and name != 'milestones':
@@ -69,9 +69,9 @@ def constructor_calls(classes: list[Any]) -> list[tuple[Any, str, Any]]:
         (cls, name, value)
         for cls in classes
         for name, parameter in inspect.signature(cls).parameters.items()
-        if name not in SHARED or cls is bo.SGD  # written once, and refused once
+        if name not in SHARED or cls is bo.SGD  # shared options are checked on one class
         for value in wrong_values(name, parameter.default)
-        if not (cls is bo.LBFGS and name == 'lr' and value is None)  # its default
+        if not (cls is bo.LBFGS and name == 'lr' and value is None)  # None is the default
     ]
 
 

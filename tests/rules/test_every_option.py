@@ -26,7 +26,7 @@ START = np.array([[1.0, -2.0, 0.5], [-1.5, 0.7, 2.0]])
 
 
 def positions(rule: type[bo.Optimizer], **options: Any) -> Any:
-    """The weights after a few updates, and their means where there are any."""
+    """Return the weights after a few updates, and their means if the optimizer keeps any."""
     optimizer = rule(**options)
     w = registered(optimizer, w=START)['w']
     with jax.disable_jit():
@@ -85,7 +85,7 @@ NEEDED = {  # what must be set for an option to matter
 }
 
 
-NO_EFFECT = {  # by design: clipping changes no sign, what is told is not estimated, there is one weight
+NO_EFFECT = {  # clipping keeps signs, a given Hessian is not estimated, there is one weight
     'Rprop.grad_clip_norm',
     'Rprop.grad_clip_value',
     'Sophia.seed',
@@ -98,7 +98,7 @@ NO_EFFECT = {  # by design: clipping changes no sign, what is told is not estima
 def test_every_option_changes_the_trajectory(rule: type[bo.Optimizer]) -> None:
     seen: dict[str, Any] = {}
     for name, parameter in inspect.signature(rule).parameters.items():
-        if name in SHARED and name != 'maximize':  # written once for all rules, and tested once
+        if name in SHARED and name != 'maximize':  # tested elsewhere
             continue
         key, default = f'{rule.__name__}.{name}', parameter.default
         needed = NEEDED.get(key, NEEDED.get(name, {}))
@@ -134,7 +134,7 @@ def test_assigned_lr_acts_on_the_next_update(rule: type[bo.Optimizer]) -> None:
         assert np.isfinite(w.value).all()
         assert (w.value != before).any()
     full, half, none = steps
-    if rule is rules.MADGRAD:  # lr weighs the gradients that are summed
+    if rule is rules.MADGRAD:  # lr is a factor of the summed gradients
         assert (np.abs(half - full) > 1e-3 * np.abs(full)).all()
     else:
         np.testing.assert_allclose(half, full / 2, rtol=0.02, atol=0.01 * np.abs(full).max())
@@ -150,7 +150,7 @@ def test_leaves_of_every_shape(rule: type[bo.Optimizer]) -> None:
         'deep': np.ones((2, 3, 2)),
         'zero': np.zeros(3),
         'half': jnp.ones(3, jnp.bfloat16),
-        'complex': np.array([1 + 2j, 3.0]),  # the same numbers as those of the output, which Muon gives to AdamW
+        'complex': np.array([1 + 2j, 3.0]),  # the numbers of 'output', which Muon leaves to AdamW
         'output': np.array([[1.0, 2.0], [3.0, 0.0]]),
     }
     optimizer = rule(lr=0.1)

@@ -30,7 +30,7 @@ def test_lookahead_equals_the_recurrence(inside: Any) -> None:
             fast = slow = slow + 0.3 * (fast - slow)
         np.testing.assert_allclose(w.value, fast, rtol=1e-12)
     assert optimizer.base_optimizer is inside
-    optimizer.lr = 0.0  # stands still
+    optimizer.lr = 0.0  # no step
     before = np.array(w.value)
     optimizer.update({'w': jnp.ones(2)})
     np.testing.assert_allclose(w.value, before)
@@ -42,7 +42,7 @@ def test_lookahead_equals_the_recurrence(inside: Any) -> None:
 
 @pytest.mark.parametrize('make', [bo.LBFGS, bo.Lookahead, bo.OptaxOptimizer], ids=lambda make: make.__name__)
 def test_group_optimizers_without_compilation(make: Any) -> None:
-    """Interpreted as compiled, line search and loss scale included."""
+    """Updates without jit equal compiled ones, with a line search or a loss scale."""
     options = {'linesearch': 'backtracking'} if make is bo.LBFGS else {'loss_scale': 2.0, 'grad_clip_value': 0.1}
     first = [optax.sgd(0.1)] if make is not bo.LBFGS else []
     found = []

@@ -15,7 +15,7 @@ from braintools_optim import rules
 
 @pytest.mark.parametrize('x64', [True, False])
 def test_rectification_starts_at_torchs_step(x64: bool, request: pytest.FixtureRequest) -> None:
-    """The formula in Python's float64, which is what torch evaluates, decides."""
+    """torch evaluates the formula in Python's float64."""
 
     if not x64:
         request.getfixturevalue('float32')
@@ -43,7 +43,7 @@ def test_bias_corrections_in_float32_equal_float64() -> None:
 @pytest.mark.usefixtures('float32')
 @pytest.mark.parametrize('rule', [bo.Adam, bo.RMSprop, bo.Adadelta, bo.AdaBelief], ids=lambda rule: rule.__name__)
 def test_overflowing_second_moment_stops_the_weight(rule: type[bo.Optimizer]) -> None:
-    """As in torch: the mean stays infinite, so the weight stands still, and does not become NaN."""
+    """As in torch, the mean stays infinite, and the weight stops without becoming NaN."""
     w = brainstate.ParamState(jnp.ones(2, jnp.float32))
     optimizer = rule(lr=0.1).register_trainable_weights({'w': w})
     path = []
@@ -66,7 +66,7 @@ def test_asgd_keeps_the_mean_of_the_weights() -> None:
 
 
 def test_adafactor_clips_the_root_mean_square() -> None:
-    """No update of a weight is longer than lr times the threshold, root mean square."""
+    """The root mean square of a step is at most lr times the threshold."""
     for threshold, rms in ((1.0, 0.1), (0.5, 0.05), (float('inf'), 1.0)):
         optimizer = rules.Adafactor(0.1, clip_threshold=threshold, decay_rate=1.0)
         w = registered(optimizer, w=np.zeros(4))['w']

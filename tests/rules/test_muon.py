@@ -40,7 +40,7 @@ def slopes_of(states: dict[str, Any], t: int) -> dict[str, Any]:
 
 
 def test_muon_updates_hidden_matrices_and_adamw_the_rest() -> None:
-    """Each to the bit as it would alone, each with its own options; and the print tells which is which."""
+    """Each part equals an optimizer of its weights only; the printed groups name the algorithm."""
     options = {'momentum': 0.8, 'weight_decay': 0.3}
     adamw = {'betas': (0.8, 0.9), 'eps': 1e-3, 'weight_decay': 0.2}
     both = bo.Muon(bo.StepLR(0.1, 1, 0.5), **options, adamw_lr=0.02, **{f'adamw_{k}': v for k, v in adamw.items()})

@@ -24,7 +24,7 @@ RNG = np.random.default_rng(3)
 INPUTS, LABELS = jnp.asarray(RNG.normal(size=(64, 3))), jnp.asarray(RNG.choice([-1.0, 1.0], size=64, p=[0.2, 0.8]))
 
 
-LEAST = 0.4618298102629247  # as scipy's BFGS finds it
+LEAST = 0.4618298102629247  # found by scipy's BFGS
 
 
 START = {'w': np.array([1.0, -2.0, 0.5]), 'b': np.array(-1.0)}
@@ -66,7 +66,7 @@ def test_finds_the_minimum_by_default(rule: Any, options: Options) -> None:
     ids=lambda x: type(x).__name__,
 )
 def test_defaults_equal_optax_from_a_tiny_estimate(ours: Any, theirs: Any) -> None:
-    """From an estimate of 1e-6 to the solution, which is a million times as far."""
+    """The estimate starts at 1e-6, a millionth of the distance to the solution."""
     w, start = registered(ours, **START), jax.tree.map(jnp.asarray, START)
 
     def update(carry: Any, _: Any) -> Any:
@@ -83,7 +83,7 @@ def test_defaults_equal_optax_from_a_tiny_estimate(ours: Any, theirs: Any) -> No
 
 
 def test_each_group_has_its_estimate() -> None:
-    """Two groups are two optimizers, but for clipping, which is global; and each has options of its own."""
+    """Two groups equal two optimizers with these options."""
     slopes = {key: np.sin(np.arange(20.0)[:, None] + np.arange(3)) for key in 'ab'}
     slopes['b'] = 2 * slopes['b'][::-1]
     for rule, name in ((bo.Prodigy, 'd0'), (bo.DAdaptAdamW, 'd0'), (bo.DoG, 'reps_rel')):
@@ -125,7 +125,7 @@ def test_gradients_and_rates_of_zero_move_nothing(rule: Any) -> None:
 
 @pytest.mark.parametrize('rule', [bo.Prodigy, bo.DAdaptAdamW, bo.Sophia])
 def test_weights_without_decay(rule: Any) -> None:
-    """Where the rule applies decay itself, too."""
+    """``no_decay`` works even where the rule applies the decay."""
     options: Options = {'lr': 0.5} if rule is bo.Sophia else {'lr': 0.5, 'd0': 0.1}
     optimizer = rule(weight_decay=0.1, no_decay='b', **options)
     w = registered(optimizer, a=np.full(2, 3.0), b=np.full(2, 3.0))

@@ -23,7 +23,7 @@ Options = dict[str, Any]
 
 
 def polyak_update(w: Leaves, g: Leaves, value: float, **options: Any) -> Leaves:
-    """One update from these weights, the second of them a group of its own."""
+    """Return the weights after one update; the second weight is in a second group."""
     optimizer = bo.PolyakSGD(**options)
     states = {key: brainstate.ParamState(jnp.asarray(x)) for key, x in w.items()}
     optimizer.register_trainable_weights({'a': states['a']})
@@ -60,7 +60,7 @@ def test_polyak_equals_optax_over_all_groups(options: Options) -> None:
 
 def test_polyak_step_is_bounded() -> None:
     w, g = {'a': np.ones(2), 'b': np.array(1.0)}, {'a': np.ones(2), 'b': np.array(-1.0)}
-    assert (polyak_update(w, g, 0.5, f_min=1.0)['a'] == 1).all()  # below the least value there is no step up
+    assert (polyak_update(w, g, 0.5, f_min=1.0)['a'] == 1).all()  # no step if the loss is below f_min
     up, down = polyak_update(w, g, -3.0, f_min=0.0, maximize=True), polyak_update(w, g, 3.0)
     np.testing.assert_allclose(up['a'] - 1, 1 - down['a'])
     clipped = polyak_update(w, g, 1.5, grad_clip_norm=np.sqrt(3) / 4)  # a step of 1/2 along a gradient of a quarter

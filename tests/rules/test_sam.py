@@ -23,7 +23,7 @@ def valley(a: Any, b: Any) -> Any:
 
 
 def sam_steps(rho: float, adaptive: bool, clip: float, sign: float = 1.0) -> Any:
-    """Weights after each update, by the formula: heavy-ball descent at a halving rate, with the gradient clipped."""
+    """Return the weights after each update of clipped heavy-ball descent with a halving rate, by the formula."""
     w, buffer, rate, path = [START, np.array(0.5)], [0.0, 0.0], 0.1, []
     slope = jax.grad(lambda w: sign * valley(*w))
     for _ in range(6):
@@ -79,7 +79,7 @@ def test_sam_equals_optax() -> None:
 
 
 def test_sam_exposes_the_base_optimizer() -> None:
-    """Options act on the next update, in compiled functions; a checkpoint goes on to the bit; a group is a group."""
+    """Options act on the next update, checkpoints resume exactly, and groups are those of the base optimizer."""
 
     def build(start: Any = START, b: Any = 0.5, **options: Any) -> Any:
         optimizer = bo.SAM(bo.ScheduleFreeAdamW(0.1), **options)
@@ -142,20 +142,20 @@ def test_wrong_calls_of_sam_change_nothing() -> None:
         bo.SAM(optax.sgd(0.1))
     after = [w.value, *jax.tree.leaves(optimizer.state_dict())]
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
-    optimizer.minimize(lambda: 0.0 * jnp.sum(w.value))  # a gradient of zero perturbs nothing
+    optimizer.minimize(lambda: 0.0 * jnp.sum(w.value))  # a zero gradient gives no perturbation
     np.testing.assert_array_equal(w.value, START)
 
 
 @pytest.mark.parametrize('dynamic', [False, True])
 def test_sam_under_a_loss_scale_with_frozen_weights(dynamic: bool) -> None:
-    """The scale changes nothing; what is frozen is neither perturbed nor moved; what is not finite is skipped."""
+    """The scale changes nothing, frozen weights are not perturbed, and nonfinite gradients are skipped."""
     scale = bo.DynamicLossScale(2.0**10) if dynamic else 2.0**10
     path = []
     for loss_scale in (None, 1.0, scale):
         optimizer = bo.SAM(bo.SGD(0.1, loss_scale=loss_scale), rho=0.5)
         states = registered(optimizer, w=START)
         other = brainstate.ParamState(jnp.ones(2))
-        if loss_scale is not None:  # else it is unknown to the optimizer
+        if loss_scale is not None:  # otherwise it is not registered
             states['other'] = other
             optimizer.register_trainable_weights(states)
             optimizer.freeze('other')

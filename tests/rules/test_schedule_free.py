@@ -31,7 +31,7 @@ START = np.array([1.0, -2.0, 0.5])
 def test_average_equals_the_paper_under_a_schedule(
     optimizer: Any, paper: Any, options: dict[str, Any], way: str
 ) -> None:
-    """The paper's ``x`` and ``y``, with a rate that rises and falls: each acts on the next update."""
+    """``x`` and ``y`` equal the paper's while the rate rises and falls."""
     rates = 0.1 * np.concatenate([np.linspace(0.2, 1, 10), np.linspace(1, 0.1, 30)])
     built = optimizer(lambda t: jnp.asarray(rates)[t], **options)
     w = registered(built, w=START)['w']
@@ -43,12 +43,12 @@ def test_average_equals_the_paper_under_a_schedule(
 
     if way == 'jit':
         update = brainstate.transform.jit(update)
-    y, memory = START, {}
+    y, state = START, {}
     for t, slope in enumerate(SLOPES, 1):
         x = update(jnp.asarray(slope))
-        y = paper(y, slope, t, memory, lr=rates[t - 1], **options)
+        y = paper(y, slope, t, state, lr=rates[t - 1], **options)
         np.testing.assert_allclose(w.value, y, rtol=1e-12)
-        np.testing.assert_allclose(x, memory['x'], rtol=1e-12)
+        np.testing.assert_allclose(x, state['x'], rtol=1e-12)
 
 
 def test_average_equals_optax() -> None:
@@ -65,7 +65,7 @@ def test_average_equals_optax() -> None:
 
 @pytest.mark.parametrize('rate', [0.0, 1e-30])
 def test_vanishing_rate_moves_nothing(rate: float) -> None:
-    """Before any other rate and after it; and the average goes on from there as if those updates had not been."""
+    """Updates at a rate of zero leave no trace in the average, at the start of a run and later."""
     path = []
     for rates in ([1.0, 1.0, 0.5], [rate, 1.0, 1.0, rate, 0.5]):
         optimizer = bo.ScheduleFreeSGD(0.1, weight_lr_power=2.0)

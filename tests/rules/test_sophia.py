@@ -18,14 +18,14 @@ import braintools_optim as bo
 
 
 def quadratic(tree: Any) -> Any:
-    """With the Hessian [[4, 1], [1, 6]] in x, 2 in y, and 3 between x[0] and y."""
+    """Return a quadratic with the Hessian [[4, 1], [1, 6]] in x, 2 in y, and 3 between x[0] and y."""
     x, y = tree['x'], tree['y']
     return 2 * x[0] ** 2 + x[0] * x[1] + 3 * x[1] ** 2 + y**2 + 3 * x[0] * y
 
 
 @pytest.mark.parametrize('form', ['minimize', 'tree', 'states', 'jit'])
 def test_sophia_estimates_the_hessian_as_hutchinson(form: str) -> None:
-    """The diagonal plus or minus the other entries of each row."""
+    """An estimate is the diagonal plus or minus the other entries of each row."""
     optimizer = bo.Sophia(0.0, betas=(0.9, 0.0), update_period=1)
     w = registered(optimizer, x=np.array([1.0, -1.0]), y=np.array(0.5))
     seen, reads = [], brainstate.State(jnp.zeros((), int))
@@ -52,12 +52,12 @@ def test_sophia_estimates_the_hessian_as_hutchinson(form: str) -> None:
     possible = {(4 + a + 3 * b, 6 + a, 2 + 3 * b) for a in (-1, 1) for b in (-1, 1)}
     assert set(seen) <= possible
     assert len(set(seen)) > 2
-    assert reads.value == 12  # what an estimate writes is dropped
+    assert reads.value == 12  # writes of an estimate are dropped
 
 
 @pytest.mark.slow
 def test_sophia_estimates_follow_from_seed_and_count() -> None:
-    """So a checkpoint goes on to the bit, and another seed elsewhere; groups have estimates of their own blocks."""
+    """A checkpoint resumes exactly, another seed gives another run, and each group estimates its block only."""
 
     def build(seed: int = 0) -> tuple[bo.Optimizer, Any]:
         optimizer = bo.Sophia(0.01, (0.9, 0.9), 1.0, clip_threshold=10.0, update_period=2, seed=seed)
@@ -82,18 +82,18 @@ def test_sophia_estimates_follow_from_seed_and_count() -> None:
     assert train(other, v, 4) == final
     assert train(third, x, 7) != final
     hessian = group_state(one, 1)['hessian']['y']
-    np.testing.assert_allclose(hessian, 2 * (1 - 0.9**4))  # y alone: no share of other entries
+    np.testing.assert_allclose(hessian, 2 * (1 - 0.9**4))  # y is alone in its group
 
 
 def test_sophia_takes_newton_steps_on_complex_and_half_weights() -> None:
-    """Newton's step to where the slope is zero, be it at the bottom or at the top."""
+    """A Newton step leads to the zero of the gradient, when minimizing and when maximizing."""
 
     def parabola(tree: Any) -> Any:
         half, z = tree['half'].astype(float), tree['complex']
         return jnp.sum(3 * half**2) + 2 * z.real**2 + 5 * z.imag**2
 
     start = {'half': jnp.array([1.0, 2.0], jnp.bfloat16), 'complex': jnp.array(1.0 + 2.0j)}
-    slopes = {'half': 6 * start['half'], 'complex': jnp.array(4.0 - 20.0j)}  # as jax gives it
+    slopes = {'half': 6 * start['half'], 'complex': jnp.array(4.0 - 20.0j)}  # conjugated, as in jax
     for sign in (1, -1):
         optimizer = bo.Sophia(0.1, (0.0, 0.0), gamma=1.0, clip_threshold=10.0, maximize=sign < 0)
         w = registered(optimizer, **start)

@@ -35,7 +35,7 @@ def test_user_defined_rule() -> None:
 
 
 def test_subclass_attributes() -> None:
-    """A subclass sets what it likes in its constructor, before and after; what begins with _ at any time."""
+    """A subclass sets attributes in its constructor, and names that begin with an underscore at any time."""
 
     class Own(bo.SGD):
         def __init__(self, speed: float):

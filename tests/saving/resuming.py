@@ -18,7 +18,7 @@ from tables.schedules import DISTINCT
 import braintools_optim as bo
 from braintools_optim import files, rules
 
-HALF = 50  # of the steps
+HALF = 50  # half of the steps
 NEED_THE_LOSS = tuple(row.optimizer for row in ROWS if row.kind == 'loss')
 Weights = dict[str, brainstate.ParamState]
 
@@ -31,7 +31,7 @@ class Run(NamedTuple):
 
 
 def runs() -> Iterator[tuple[str, Run]]:
-    """Every optimizer, every schedule; one group and three; eagerly and under ``jit``."""
+    """Yield runs of every optimizer and schedule, with one and three groups, eagerly and under ``jit``."""
     more = {rules.Lookahead: {'base_optimizer': bo.Adam(0.1)}, rules.Adam: {'amsgrad': True}}
     for cls in OPTIMIZERS:
         options = more.get(cls, {})
@@ -59,7 +59,7 @@ def runs() -> Iterator[tuple[str, Run]]:
             metrics=True,
         )
 
-    yield 'what all optimizers take', Run(rich, 'abc')
+    yield 'shared options', Run(rich, 'abc')
     for case in DISTINCT:
 
         def descend(build: Any = case.build) -> bo.Optimizer:
@@ -69,7 +69,7 @@ def runs() -> Iterator[tuple[str, Run]]:
 
 
 def build(run: Run) -> tuple[bo.Optimizer, Weights]:
-    """An optimizer of weights in float32 and bfloat16."""
+    """Build an optimizer of weights in float32 and bfloat16."""
     values = {'a': jnp.full((2, 2), 1.5), 'b': jnp.full((2, 2), 0.7, jnp.bfloat16), 'c': jnp.full((2, 2), -0.3)}
     weights = {name: brainstate.ParamState(value) for name, value in values.items() if name in run.weights}
     optimizer = run.optimizer()
@@ -132,7 +132,7 @@ def resume_all(where: Path) -> None:
             for (path, a), b in zip(files.encode(expected)[0].items(), files.encode(found)[0].values(), strict=True)
             if a.tobytes() != b.tobytes()
         ]
-        print(name, 'differs in' if differing else 'goes on', *differing)
+        print(name, 'differs in' if differing else 'continues', *differing)
 
 
 if __name__ == '__main__':

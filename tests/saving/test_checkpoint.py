@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 from compiling import compilations
-from internals import set_update_counts, update_counts
+from internals import OPTIONS_PATH, set_update_counts, update_counts
 
 import braintools_optim as bo
 
@@ -120,7 +120,7 @@ def test_options_of_groups_are_saved() -> None:
     other = bo.SGD(0.1).register_trainable_weights({'a': states['a']})
     other.add_param_group({'b': states['b']})
     other.add_param_group({'c': states['c']}, maximize=True)
-    with pytest.raises(ValueError, match='weight_decay'):  # 0 there is left out of the step, and 0.1 is not
+    with pytest.raises(ValueError, match='weight_decay'):  # a decay of 0 is not part of the compiled step
         other.load_state_dict(opt.state_dict())
     other.param_groups[1]['weight_decay'] = 0.2
     other.load_state_dict(opt.state_dict())
@@ -150,7 +150,7 @@ def test_slots_in_another_unit_are_refused() -> None:
         assert any('unit of v.rest' in problem for problem in opt.load_state_dict(saved, strict=False))
         assert opt.opt_state.value['exp_avg']['v.rest'].tolist() == [0.0, 0.0]
         assert opt.opt_state.value['exp_avg']['w'].tolist() == [8.0, 8.0]
-    opt = in_unit(u.nA * u.Mohm)  # which is mV
+    opt = in_unit(u.nA * u.Mohm)  # equal to mV
     opt.load_state_dict(saved)
     assert opt.opt_state.value['exp_avg']['v.rest'].tolist() == [7.0, 7.0]
 
@@ -174,8 +174,8 @@ def test_all_differences_are_in_one_error() -> None:
         'opt_state.square_avg.d: not there',
         'opt_state.step.d: not there',
         'opt_state.exp_avg.c.x: not here',
-        'settings.values.groups.0.betas.0.value: not here',
-        'settings.values.groups.0.alpha.value: not there',
+        f'{OPTIONS_PATH}.groups.0.betas.0.value: not here',
+        f'{OPTIONS_PATH}.groups.0.alpha.value: not there',
     ):
         assert part in str(caught.value)
 
@@ -202,7 +202,7 @@ def test_loading_compiles_nothing_and_keeps_the_given_dict(make: Callable[[], bo
         opt.load_state_dict(saved)
         for _ in range(2):
             opt.update(gradients)
-    assert pickle.dumps(saved) == before  # the memory's buffers are reused, what was loaded is not
+    assert pickle.dumps(saved) == before  # the loaded arrays are not donated
 
 
 def test_foreign_states_are_refused_with_the_function_to_use() -> None:
@@ -226,7 +226,7 @@ def test_frozen_and_undecayed_weights_are_compared() -> None:
 
 
 def test_frozen_weights_resume() -> None:
-    """With the memory that they had when they were frozen, or without if they had none."""
+    """Frozen weights resume with the slots that they had when they were frozen, if any."""
     opt, states = build(lambda: bo.Adam(0.1))
     opt.freeze('b.*')
     train(opt, states, 0, 1)

@@ -23,14 +23,14 @@ RECORDS = json.loads(FILE.read_text())
 HAS_TORCH = importlib.util.find_spec('torch') is not None
 
 
-NAMES = ['w', 'b']  # torch's order; ours is another one
+NAMES = ['w', 'b']  # in torch's order, which differs from the order of registration
 
 
 Path = dict[str, Any]
 
 
 def state_of(record: Any) -> dict[str, Any]:
-    """A recorded state_dict as torch has it, but of arrays."""
+    """Return a recorded state_dict as torch has it, with arrays for tensors."""
     own = {
         int(i): {slot: None if x is None else np.array(x) for slot, x in slots.items()}
         for i, slots in record['state'].items()
@@ -54,7 +54,7 @@ def assert_at(states: dict[str, brainstate.ParamState], end: Path, start: Path =
 
 
 def unset(case: str) -> bo.Optimizer:
-    """An optimizer of that kind with the same memory, whose numbers are yet to come."""
+    """Build an optimizer with the same slots and other numbers."""
     name, options = CASES[case]
     flags = {key: options[key] for key in ('amsgrad', 'centered') if key in options}
     flags |= {'momentum': 0.123} if 'momentum' in options else {}
@@ -90,7 +90,7 @@ def test_torch_run_continues_here_and_back(case: str) -> None:
         end, _ = torch_run(case, HALF, 2 * HALF, {name: at_half[name] for name in NAMES}, back)
         assert_at({name: brainstate.ParamState(value) for name, value in end.items()}, record['end'])
 
-    steps(opt, states, 0, 1)  # elsewhere, and back
+    steps(opt, states, 0, 1)  # leave the trajectory, then load
     opt.current_lr = 0.789
     for name, state in states.items():
         state.value = jnp.asarray(record['half'][name])
@@ -135,7 +135,7 @@ def test_torch_groups_are_matched_by_their_weights() -> None:
     assert_at(states, {name: p.detach().numpy() for name, p in parameters.items()})
     theirs.load_state_dict(ours.torch_state_dict(['b', 'w'], torch.as_tensor))
     assert [group['weight_decay'] for group in theirs.param_groups] == [0.5, 0.01]
-    ours.weight_decay = 0.2  # acts on the group whose own it is not
+    ours.weight_decay = 0.2  # changes only the group without an own weight_decay
     assert [group['weight_decay'] for group in ours.param_groups] == [0.5, 0.2]
 
 
@@ -170,9 +170,9 @@ REFUSED = {
     'fewer parameters': ({'group': {'params': [0]}}, NAMES, 'Invalid names of 2 weights. Must be 1'),
     'another order': ({}, ['b', 'w'], r'exp_avg\.b: float64\[2, 3\] there, float64\[3\] here'),
     'another optimizer': ({'group': {'betas': None}}, NAMES, "have no 'betas'. Must be those of torch's Adam"),
-    'a flag with memory': ({'group': {'amsgrad': True}}, NAMES, 'amsgrad.*cannot be assigned'),
-    'more memory': ({'slots': {'max_exp_avg_sq': np.ones((2, 3))}}, NAMES, r'max_exp_avg_sq\.w: not here'),
-    'less memory': ({'slots': {'exp_avg': None}}, NAMES, r'exp_avg\.w: not there'),
+    'a flag with a slot': ({'group': {'amsgrad': True}}, NAMES, 'amsgrad.*cannot be assigned'),
+    'another slot': ({'slots': {'max_exp_avg_sq': np.ones((2, 3))}}, NAMES, r'max_exp_avg_sq\.w: not here'),
+    'a missing slot': ({'slots': {'exp_avg': None}}, NAMES, r'exp_avg\.w: not there'),
     'an option out of range': ({'group': {'eps': -1.0}}, NAMES, 'Invalid eps=-1'),
     'other numbers': ({'slots': {'exp_avg': np.ones((2, 3), complex)}}, NAMES, r'exp_avg\.w: complex128'),
     'not torch': ({'state': 3, 'param_groups': 0}, NAMES, None),

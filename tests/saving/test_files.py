@@ -50,10 +50,10 @@ def identical(a: Any, b: Any) -> bool:
 @formats
 def test_tree_round_trip(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f'tree{suffix}'
-    for tree in ({}, {'x': 1}, TREE):  # each over the one before
+    for tree in ({}, {'x': 1}, TREE):  # each overwrites the one before
         files.save(path, tree)
         assert identical(tree, files.load(path))
-    files.load(path)['a'][''][0] = 0  # an array of the reader's own
+    files.load(path)['a'][''][0] = 0  # loaded arrays are writable
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     (tmp_path / 'plain').touch()
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / 'plain').stat().st_mode)
@@ -92,7 +92,7 @@ def test_symlink_is_kept(tmp_path: Path) -> None:
 
 
 def foreign(path: Path) -> dict[str, bytes]:
-    """Files that are something else, by what the message says."""
+    """Return contents that are no checkpoint, by a word of the expected message."""
     good = path.with_name(f'good{path.suffix}')
     files.save(good, TREE)
     whole = good.read_bytes()
@@ -236,5 +236,5 @@ def test_file_is_whole_after_a_killed_save(suffix: str, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     saved, in_the_middle = map(int, done.stdout.split())
-    assert saved > 20  # else nothing was tried
+    assert saved > 20  # otherwise no save was interrupted
     assert in_the_middle > 5

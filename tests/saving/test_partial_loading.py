@@ -42,7 +42,7 @@ RULES = {'rule': lambda: bo.Adam(0.1), 'tree': lambda: bo.OptaxOptimizer(optax.a
 
 @pytest.mark.parametrize('make', RULES.values(), ids=RULES)
 def test_weights_are_renamed(make: Callable[[], bo.Optimizer]) -> None:
-    """Also to each other's names, to the name of a part of the memory, and to a name that is the end of another."""
+    """New names may be each other's, the name of a slot, or the end of another name."""
     names = {'a': 'b', 'b': 'a', 'c': 'mu', 'd': 'e.d', 'e.f': 'f'}
     opt = make().register_trainable_weights({name: brainstate.ParamState(jnp.zeros(2)) for name in names})
     opt.update({name: jnp.full(2, float(i)) for i, name in enumerate(names, 1)})
@@ -77,28 +77,28 @@ def test_wrong_renames_are_refused() -> None:
 
 
 def test_strict_false_loads_what_fits() -> None:
-    """Of each weight all the memory or none, of each group its own options if it has the same weights."""
+    """Each weight gets all its slots or none; a group gets its options if it has the same weights."""
     opt, states = build(lambda: bo.Adam(0.1), groups=3)
     train(opt, states, 0, 4)
     opt.betas = (0.5, 0.6)
     values = {name: jax.tree.map(np.asarray, state.value) for name, state in states.items()}
-    values['a']['x'] = np.ones((3, 3), np.float32)  # another shape; and b and d are in one group here, c in none
+    values['a']['x'] = np.ones((3, 3), np.float32)  # another shape; b and d share a group, c has none
     values['d'] = np.ones(2, np.float32)
     others = {name: brainstate.ParamState(jax.tree.map(jnp.asarray, value)) for name, value in values.items()}
     other = bo.Adam(0.2).register_trainable_weights({'a': others['a']})
     other.add_param_group({'b': others['b'], 'd': others['d']}, lr=0.9)
     problems = other.load_state_dict(opt.state_dict(), strict=False)
-    memory, saved = other.state_dict()['opt_state'], opt.state_dict()['opt_state']
-    assert {key for key in memory if np.any(memory[key])} == {
+    state, saved = other.state_dict()['opt_state'], opt.state_dict()['opt_state']
+    assert {key for key in state if np.any(state[key])} == {
         f'{slot}.{leaf}' for slot in ('step', 'exp_avg', 'exp_avg_sq') for leaf in ('a.y', 'b.x', 'b.y')
     }
-    assert all(np.array_equal(memory[key], saved[key]) for key in memory if np.any(memory[key]))
+    assert all(np.array_equal(state[key], saved[key]) for key in state if np.any(state[key]))
     assert 'opt_state.exp_avg.a.x: float32[2, 2] there, float32[3, 3] here' in problems
     assert not any('exp_avg.b.x' in problem for problem in problems)
     assert other.param_groups[0]['betas'] == (0.5, 0.6)
     assert other.get_last_lr() == [0.1, 0.9]
     assert (other.param_groups[1]['weight_decay'], other.param_groups[1]['betas']) == (0.0, (0.9, 0.999))
-    train(other, {name: others[name] for name in 'abd'}, 0, 1)  # it is whole
+    train(other, {name: others[name] for name in 'abd'}, 0, 1)  # the optimizer still works
     assert other.load_state_dict(other.state_dict()) == []
 
 
@@ -109,6 +109,6 @@ def test_state_with_fewer_groups_is_loaded(make: Callable[[], bo.Optimizer]) -> 
     opt.update({'a': {'x': jnp.ones((2, 2), jnp.float32), 'y': jnp.float32(1)}})
     other, others = build(make, groups=3)
     assert other.load_state_dict(opt.state_dict(), strict=False)
-    memory = other.state_dict()['opt_state']
-    assert [int(memory[f'step.{name}.x']) for name in 'abc'] == [1, 0, 0]
+    state = other.state_dict()['opt_state']
+    assert [int(state[f'step.{name}.x']) for name in 'abc'] == [1, 0, 0]
     train(other, others, 0, 1)

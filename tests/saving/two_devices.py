@@ -1,4 +1,4 @@
-"""With two devices: docs/checkpoints.md restores to another sharding, saves in the background; jit shares no buffer."""
+"""On two devices: restore to another sharding and save in the background as in docs/checkpoints.md; donate."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from internals import place_slot
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import braintools_optim as bo
@@ -71,13 +72,12 @@ with ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         if sharding is not None:
             assert model.w.value.sharding == optimizer.opt_state.value['exp_avg']['w'].sharding == over
 
-# a file of our own, too, goes to where the memory is
+# a file is loaded into the sharding of the optimizer state
 model, optimizer = build(over)
-memory = optimizer.opt_state.value
-memory['exp_avg']['w'] = jax.device_put(memory['exp_avg']['w'], over)
+place_slot(optimizer, 'exp_avg', 'w', over)
 optimizer.load(f'{sys.argv[1]}/half.npz')
 assert optimizer.opt_state.value['exp_avg']['w'].sharding == over
-# what shares a buffer on several devices is copied before it is donated: jax breaks down where it refuses one
+# a buffer shared on several devices is copied before donation, because jax fails if it refuses one
 w, read_only = (brainstate.ParamState(jax.device_put(jnp.arange(8.0), over)) for _ in range(2))
 
 

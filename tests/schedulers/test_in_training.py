@@ -29,7 +29,7 @@ def trained(case: Case) -> tuple[bo.SGD, brainstate.ParamState]:
 
 
 def one_epoch(optimizer: bo.SGD, weight: brainstate.ParamState) -> tuple[Any, Any]:
-    """An update along a gradient of 1, and a step of the schedule: the rate that is reported and the weight."""
+    """Update with a gradient of 1, step the schedule, and return the reported rate and the weight."""
     reported = optimizer.current_lr
     optimizer.update({'w': jnp.ones(())})
     optimizer.lr.step()
@@ -55,7 +55,7 @@ def test_applied_rate_equals_reported_and_expected(case: Case, how: str) -> None
 def test_groups_follow_their_base_rates(case: Case) -> None:
     weights = [brainstate.ParamState(jnp.zeros(())) for _ in case.base]
     schedule = case.build()
-    vars(schedule).pop('cycle_momentum', None)  # without momentum the movement is the rate
+    vars(schedule).pop('cycle_momentum', None)  # without momentum the step is the rate
     optimizer = bo.SGD(lr=schedule).register_trainable_weights({'0': weights[0]})
     optimizer.add_param_group({'1': weights[1]})
 

@@ -66,7 +66,7 @@ def test_recorded_plateaus_equal_torch(case: Plateau) -> None:
 
 
 def test_plateau_of_negative_metrics() -> None:
-    """A metric below 0 must be better by a share of its size, as one above 0 must be."""
+    """The relative threshold is a fraction of the metric's size, for negative metrics too."""
     low, high = (Plateau((('mode', mode), ('patience', 2), ('threshold', 0.1)), True) for mode in ('min', 'max'))
     metrics = low.metrics()
     np.testing.assert_array_equal(plateau_paths(high, -metrics), plateau_paths(low, metrics))
@@ -130,7 +130,7 @@ def test_plateau_around_a_schedule() -> None:
         factor = 1.0 if epoch < 3 else 0.5 if epoch < 6 else 0.25
         assert_equal_rates(schedule(), factor * curve[epoch], 1e-12)
     schedule.step(epoch=9)
-    assert_equal_rates(schedule(), 0.01, 1e-12)  # min_lr, and below it what the schedule itself is
+    assert_equal_rates(schedule(), 0.01, 1e-12)  # min_lr, or the schedule's rate if that is lower
     schedule.step(epoch=12)
     assert_equal_rates(schedule(), curve[12], 1e-12)
 
@@ -165,7 +165,7 @@ NAN, INF = float('nan'), float('inf')
 
 
 def test_plateau_loads_a_state_dict_completely_or_not() -> None:
-    """Where it stands is another place, so that a part would be seen."""
+    """The loaded values differ from the present ones, so a partial load would show."""
     good = {'last_epoch': 5, 'best': 0.5, 'num_bad_epochs': 2, 'cooldown_counter': 1, 'reduction': [0.1]}
     for changes, error, match in [
         ({'last_epoch': -2}, ValueError, 'Invalid last_epoch=-2'),

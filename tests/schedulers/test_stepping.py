@@ -83,7 +83,7 @@ def test_fractional_epochs_of_warm_restarts() -> None:
     assert_equal_rates(weight.value, -rate, 1e-14)
     fresh.load_state_dict(schedule.state_dict())
     for one in (schedule, fresh):
-        one.step()  # goes on between
+        one.step()  # stays between two epochs
         assert (one.last_epoch.value, one.T_cur.value) == (3, 1.5)
     schedule.set_rate(0.5)
     assert schedule() == 0.5

@@ -113,7 +113,7 @@ def test_values_and_derivatives_are_finite(case: Case) -> None:
     assert np.isfinite(jax.jit(schedule.lr_at)(epochs)).all()
     with_base = jax.jit(jax.vmap(jax.grad(schedule.lr_at, argnums=1), in_axes=(0, None)))
     assert np.isfinite(with_base(EVERY.astype(float), schedule.base_lrs[0])).all()
-    if 'MultiplicativeLR' not in case.name:  # a loop over epochs has no derivative by their number
+    if 'MultiplicativeLR' not in case.name:  # a loop over epochs has no derivative
         assert np.isfinite(jax.jit(jax.vmap(jax.grad(schedule.lr_at)))(EVERY.astype(float))).all()
 
 
@@ -130,7 +130,7 @@ def test_base_rate_of_a_group_scales_the_schedule() -> None:
 
 
 def test_parts_of_a_schedule_may_be_functions() -> None:
-    """A schedule made of a function keeps its proportion to the others."""
+    """A part made of a function keeps its proportion to the base rate of the group."""
     schedule = s.SequentialLR([s.StepLR([0.5, 1.0], 2, 0.5), s.OptaxSchedule(optax.linear_schedule(1.0, 0.0, 4))], [3])
     assert schedule.lr_at([0, 2, 3, 4, 9]).tolist() == [0.5, 0.25, 1.0, 0.75, 0.0]
     assert schedule.lr_at([0, 2, 3, 4, 9], group=1).tolist() == [1.0, 0.5, 2.0, 1.5, 0.0]

@@ -78,7 +78,7 @@ def test_norm_over_different_dimensions() -> None:
     opt = bo.SGD(1.0, grad_clip_norm=1.0).register_trainable_weights(circuit())
     with pytest.warns(UserWarning, match=r'different dimensions.*: v\.rest \(mV\), g \(nS\)'):
         opt.update(SLOPES)
-    opt.update(SLOPES)  # warns but once
+    opt.update(SLOPES)  # warns only once
     expected = {
         'own': ([0.6, 0.0], 0.8),  # 3 mV and 4 nS are 3 and 4
         (u.mV, u.nS): ([0.6, 0.0], 0.8),

@@ -23,7 +23,7 @@ def register_one(optimizer: bo.Optimizer, value: Any) -> brainstate.ParamState:
 
 
 def relative_steps(dtype: Any, steps: int = 1000, **options: Any) -> np.ndarray:
-    """The weights after many steps of 1e-4 of themselves."""
+    """Return the weights after many steps of 1e-4 of their size."""
     opt = bo.SGD(1.0, **options)
     w = register_one(opt, jnp.array([1.0, -3.0, 0.01, 100.0], dtype))
     slope = jnp.array([1e-4, -3e-4, 1e-6, 1e-2], dtype)
@@ -39,7 +39,7 @@ def test_small_steps_add_up_with_master_weights_or_stochastic_rounding(dtype: An
     np.testing.assert_allclose(relative_steps(dtype, master_weights=True), exact, rtol=0.01)
     stochastic = relative_steps(dtype, rounding='stochastic')
     assert (np.abs(stochastic - exact) < np.maximum(0.01 * np.abs(exact), 10 * spacing)).all()
-    if dtype == jnp.bfloat16:  # they stall without
+    if dtype == jnp.bfloat16:  # the steps are lost
         np.testing.assert_allclose(relative_steps(dtype), [1.0, -3.0, 0.01, 100.0], rtol=2e-3)
 
 
@@ -72,7 +72,7 @@ def test_master_weights_follow_assignments_and_are_saved() -> None:
     np.testing.assert_array_equal(master_copies(again)['w'], master_copies(opt)['w'])
     full = bo.SGD(master_weights=True)
     register_one(full, jnp.ones(2))
-    assert not master_copies(full)  # nothing to add to full precision
+    assert not master_copies(full)  # float32 weights need no copy
 
 
 @pytest.mark.slow
@@ -109,7 +109,7 @@ def test_wrong_state_dtype_is_refused() -> None:
 
 @pytest.mark.parametrize('rule', [bo.SGD, bo.Adam, bo.Lamb, bo.Adafactor, bo.SM3])
 def test_weights_beyond_two_to_the_31_elements(rule: Any) -> None:
-    """In shapes alone."""
+    """Only shapes are evaluated."""
     tx = bo.to_optax(rule(lr=0.1, grad_clip_norm=1.0))
     params = {'w': jax.ShapeDtypeStruct((2**16, 2**16), jnp.bfloat16)}
     state = jax.eval_shape(tx.init, params)

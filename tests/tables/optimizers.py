@@ -84,7 +84,7 @@ class Case:
 
     @property
     def flags(self) -> tuple[tuple[str, Any], ...]:
-        """The options that are part of a compiled function; of a momentum, whether it is above 0."""
+        """The options that a compiled function depends on; of a momentum, only whether it is above 0."""
         kept = {k: 0.5 * (v > 0) if k == 'momentum' else v for k, v in self.options}
         static = (bool, str, type(None))
         return tuple((k, v) for k, v in kept.items() if k == 'momentum' or isinstance(v, static) or k in self.row.fixed)

@@ -1,4 +1,4 @@
-"""The table of schedules and what each must be, which drives the tests: torch's schedule, or a formula in Python."""
+"""The table of schedules and their references: torch's schedule or a formula in Python."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 from braintools_optim import schedulers as s
 
 EPOCHS = 101
-STEPS = 60  # of an optimizer
+STEPS = 60  # of an optimizer in training
 Build = Callable[[], Any]
 TorchBuild = Callable[[Any, Any], Any]
 
 
 @dataclass(frozen=True)
 class Case:
-    """``torch`` makes torch's schedule for an optimizer whose groups begin at ``base``.
+    """A schedule and its reference: ``torch`` builds torch's for an optimizer with the base rates ``base``.
 
-    Past epoch ``holds_from``, where there is one, the rate is to stay.
+    From epoch ``holds_from`` on, the rate stays constant.
     """
 
     name: str
@@ -283,7 +283,7 @@ def is_distinct(i: int, case: Case) -> bool:
     return case.name.startswith(made_of_others) or type(case.build()) not in {type(c.build()) for c in CASES[:i]}
 
 
-# One of each class, and whatever is made of others; to be applied by plain gradient descent, without momentum.
+# One of each class and all that contain others, without cycled momentum so that plain SGD can apply them.
 DISTINCT = [
     replace(case, build=lambda: s.OneCycleLR(0.5, 40, None, None, 0.01, 'cos', 20.0, 100.0))
     if case.name.startswith('OneCycleLR')
@@ -294,7 +294,7 @@ DISTINCT = [
 
 
 def expected(case: Case, records: Any) -> np.ndarray:
-    """The rate of each group at each epoch."""
+    """Return the rate of each group at each epoch."""
     if case.formula is not None:
         return np.array([[case.formula(epoch) for epoch in range(EPOCHS)]] * len(case.base))
     return np.array(records[f'{case.name}/rates'])
@@ -302,7 +302,7 @@ def expected(case: Case, records: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Plateau:
-    """Options of ReduceLROnPlateau, and whether the metrics are to be above 0 only."""
+    """Options of ReduceLROnPlateau, and whether all metrics are positive."""
 
     options: tuple[tuple[str, Any], ...]
     positive: bool = False
@@ -312,7 +312,7 @@ class Plateau:
         return ','.join(f'{k}={v}' for k, v in self.options).replace(' ', '')
 
     def metrics(self) -> np.ndarray:
-        """100 noisy sequences that fall or rise, and level off; numbers of float32, with a few NaN and repetitions."""
+        """Return 100 noisy sequences that fall or rise and level off, with a few NaN and repeated values."""
         rng = np.random.default_rng(0)
         trend = np.exp(-np.arange(STEPS) * rng.uniform(0, 0.2, (100, 1))) * rng.choice([-1, 1], (100, 1))
         metrics = (trend + rng.normal(size=(100, STEPS)) * rng.choice([0.0, 0.01, 0.3], (100, 1))).astype(np.float32)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from internals import slots_of
 
 import braintools_optim as bo
 from tables.optimizers import Case, Options
@@ -29,15 +30,13 @@ def compiled(optimizer: type[bo.Optimizer], flags: Flags, problem: Problem, dtyp
     data = problem.data
     states = {key: brainstate.ParamState(jnp.asarray(w, dtype)) for key, w in data.weights.items()}
     built = optimizer(**dict(flags)).register_trainable_weights(states)
-    slots = built.opt_state
-    assert slots is not None
-    watched = [slot for slot in WATCHED if slot in slots.value]
+    watched = [slot for slot in WATCHED if slot in slots_of(built)]
     initial: Options = {}
 
     def update(inputs: Any) -> dict[str, Any]:
         gradients, extra = inputs
         built.update(gradients, **extra)
-        values = {f'{slot}.{key}': slots.value[slot][key] for slot in watched for key in states}
+        values = {f'{slot}.{key}': slots_of(built)[slot][key] for slot in watched for key in states}
         return {key: state.value for key, state in states.items()} | values
 
     loop = brainstate.transform.jit(lambda inputs: brainstate.transform.for_loop(update, inputs))
@@ -46,7 +45,7 @@ def compiled(optimizer: type[bo.Optimizer], flags: Flags, problem: Problem, dtyp
         for key, state in states.items():
             state.value = jnp.asarray(data.weights[key], dtype)
         fresh = optimizer(**dict(flags) | options).register_trainable_weights(states)
-        slots.value, built.step_count.value = fresh.opt_state.value, fresh.step_count.value
+        built.opt_state.value, built.step_count.value = fresh.opt_state.value, fresh.step_count.value
         numbers = {name: value for name, value in options.items() if name not in INITIAL and (name, value) not in flags}
         for name in numbers:
             initial.setdefault(name, built.current_lr if name == 'lr' else getattr(built, name))

@@ -27,7 +27,7 @@ HOLDS = {
     'Dale': (constraints.keep_sign([[1], [-1]]), lambda w, first: (w[0] >= 0).all() and (w[1] <= 0).all()),
     'keep_zeros': (constraints.keep_zeros(), lambda w, first: (w[first == 0] == 0).all()),
     'mask': (constraints.keep_zeros([True, False, True]), lambda w, first: (w[:, 1] == 0).all()),
-    'own': (lambda w: jnp.round(w, 1), lambda w, first: np.allclose(w, np.round(w, 1))),
+    'function': (lambda w: jnp.round(w, 1), lambda w, first: np.allclose(w, np.round(w, 1))),
 }
 
 
@@ -49,8 +49,8 @@ def test_constraints_hold_and_leave_slots_alone(name: str, unit: Any) -> None:
             assert holds(np.asarray(u.get_mantissa(states[1].value['w'])), first), t
     assert (u.get_mantissa(states[0].value['w']) != u.get_mantissa(states[1].value['w'])).any()
     assert states[1].value['w'].dtype == jnp.float32
-    memories = [opt.opt_state.value['momentum_buffer']['layer.w'] for opt in (free, bounded)]
-    np.testing.assert_array_equal(*memories)
+    slots = [opt.opt_state.value['momentum_buffer']['layer.w'] for opt in (free, bounded)]
+    np.testing.assert_array_equal(*slots)
 
 
 @pytest.mark.parametrize('rule', [bo.Adam, bo.LBFGS, bo.Lookahead])

@@ -30,7 +30,7 @@ def test_frozen_weights_do_not_influence_the_others(rule: type[bo.Optimizer]) ->
     for t in range(4):
         frozen.update(
             four_gradients(t) if t % 2 else {('a',): four_gradients(t)['a',]}
-        )  # their gradients may be there or not
+        )  # gradients of frozen weights are optional
         only.update({('a',): four_gradients(t)['a',]})
     assert values_by_name(states)['b.tau'] == 5.0
     for name in ('a.weight', 'a.bias'):
@@ -46,17 +46,17 @@ def test_freezing_acts_in_compiled_functions_and_keeps_slots() -> None:
     update(g)
     opt.freeze('tau')
     update(g)
-    before, memory = values_by_name(states), np.array(opt.opt_state.value['exp_avg']['b.tau'])
+    before, held = values_by_name(states), np.array(opt.opt_state.value['exp_avg']['b.tau'])
     with compilations(0):
         update(g)
     assert values_by_name(states)['b.tau'] == before['b.tau']
     assert (values_by_name(states)['a.bias'] != before['a.bias']).all()
     opt.unfreeze('tau')
-    with compilations(0):  # this has been compiled before
+    with compilations(0):  # compiled before
         update(g)
     assert values_by_name(states)['b.tau'] != before['b.tau']
     assert update_counts(opt)['b.tau'] == 2
-    np.testing.assert_allclose(opt.opt_state.value['exp_avg']['b.tau'], 0.9 * memory + 0.1 * g['b',]['tau'])
+    np.testing.assert_allclose(opt.opt_state.value['exp_avg']['b.tau'], 0.9 * held + 0.1 * g['b',]['tau'])
 
 
 def test_slots_of_frozen_weights_begin_when_unfrozen() -> None:
@@ -65,13 +65,13 @@ def test_slots_of_frozen_weights_begin_when_unfrozen() -> None:
     opt.unfreeze('a.*')
     opt.freeze(lambda name, w: w.ndim == 1)
     opt.register_trainable_weights(four_leaves())
-    assert opt.opt_state.value['exp_avg'].keys() == {'a.weight', 'b.weight', 'b.tau'}
+    assert slots_of(opt)['exp_avg'].keys() == {'a.weight', 'b.weight', 'b.tau'}
     opt.update(four_gradients(0))
     opt.unfreeze('bias')
     opt.update(four_gradients(1))
     assert update_counts(opt)['a.bias'] == 1
     opt.freeze('bias')
-    assert 'a.bias' in opt.opt_state.value['exp_avg']  # it has something to remember now
+    assert 'a.bias' in slots_of(opt)['exp_avg']  # its slots are kept
     with pytest.raises(ValueError, match=r"No weight is chosen by 'biases'\. There are: a\.bias, a\.weight"):
         opt.freeze('biases')
     with pytest.raises(ValueError, match='inside a transformation'):
@@ -79,7 +79,7 @@ def test_slots_of_frozen_weights_begin_when_unfrozen() -> None:
 
 
 def test_frozen_first_weight_does_not_stop_the_update_count() -> None:
-    """The bias correction, the signs and what is due are counted on without the first weight."""
+    """The count of the group goes on while its first weight is frozen."""
     hessian = {'b': jnp.ones(2)}
     for rule, options in ((bo.Prodigy, {'d0': 0.1, 'use_bias_correction': True}), (bo.Sophia, {'update_period': 3})):
         paths = []

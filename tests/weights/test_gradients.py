@@ -45,7 +45,10 @@ def test_dtype_and_structure_are_kept(optimizer: type[bo.Optimizer], dtype: str)
     states = nested_model(dtype)
     opt = optimizer(lr=0.1, grad_clip_norm=1.0).register_trainable_weights(states)
     avals = jax.tree.flatten(jax.tree.map(jax.typeof, all_states(opt, states)))
-    for g in (nested_gradients(dtype=dtype), nested_gradients(dtype='float64')):  # a wider gradient widens nothing
+    for g in (
+        nested_gradients(dtype=dtype),
+        nested_gradients(dtype='float64'),
+    ):  # a wider gradient does not change dtypes
         opt.update(g)
     assert jax.tree.flatten(jax.tree.map(jax.typeof, all_states(opt, states))) == avals
     assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(all_values(states)))
@@ -62,7 +65,7 @@ def test_complex_weights_are_pairs_of_reals(optimizer: type[bo.Optimizer]) -> No
     opt.register_trainable_weights({'z': z})
     real = optimizer(lr=0.1, grad_clip_norm=1.0, grad_clip_value=0.5).register_trainable_weights({'z': pair})
     target, weight = jnp.array([2 + 1j, 3j]), jnp.array([1.0, 0.1])
-    for _ in range(3):  # jax's gradient is the conjugate of what the loss grows along
+    for _ in range(3):  # jax returns the conjugate of the gradient
         opt.update(transform.grad(lambda: jnp.sum(weight * jnp.abs(z.value - target) ** 2), {'z': z})())
         parts = lambda: pair.value - jnp.stack([target.real, target.imag], -1)  # noqa: E731
         real.update(transform.grad(lambda: jnp.sum(weight[:, None] * parts() ** 2), {'z': pair})())  # noqa: B023
@@ -134,7 +137,7 @@ def test_weight_that_the_loss_ignores_has_gradient_zero(sam: bool) -> None:
 
 
 def test_minimize_descends_in_the_complex_plane() -> None:
-    """The gradient of |w|^2 is 2w, as torch has it; jax's derivative is its conjugate."""
+    """The gradient of |w|^2 is 2w as in torch; jax's derivative is its conjugate."""
     w = brainstate.ParamState(jnp.array([1 + 1j, 2 - 3j]))
     optimizer = bo.SGD(0.1).register_trainable_weights({'w': w})
     for _ in range(3):
@@ -147,11 +150,11 @@ def test_partial_update_changes_only_the_given_weights() -> None:
     opt = bo.Adam(0.1, weight_decay=0.1).register_trainable_weights(states)
     update = brainstate.transform.jit(lambda g: opt.update(g, partial=True))
     for call in (lambda g: opt.update(g, partial=True), update):
-        before, memory = values_by_name(states), jax.tree.map(np.array, opt.opt_state.value)
+        before, held = values_by_name(states), jax.tree.map(np.array, opt.opt_state.value)
         call({('a',): four_gradients(0)['a',], ('unknown',): jnp.ones(3)})
         assert all((w == before[name]).all() == (name[0] == 'b') for name, w in values_by_name(states).items())
         for slot in ('exp_avg', 'exp_avg_sq'):
-            np.testing.assert_array_equal(opt.opt_state.value[slot]['b.tau'], memory[slot]['b.tau'])
+            np.testing.assert_array_equal(opt.opt_state.value[slot]['b.tau'], held[slot]['b.tau'])
     counts = update_counts(opt)
     assert counts == {'a.bias': 2, 'a.weight': 2, 'b.tau': 0, 'b.weight': 0}
     with pytest.raises(KeyError, match=r'missing or None: b\.tau, b\.weight'):

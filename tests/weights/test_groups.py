@@ -61,7 +61,7 @@ def test_weight_in_two_groups_is_refused_by_both_names() -> None:
     opt = bo.SGD(0.1, grad_clip_norm=1.0).register_trainable_weights({'encoder': w, 'decoder': w})
     with pytest.raises(ValueError, match='head is registered already, as encoder'):
         opt.add_param_group({'head': w})
-    opt.update({'encoder': jnp.array([3.0, 4.0])})  # and counts once in the norm
+    opt.update({'encoder': jnp.array([3.0, 4.0])})  # the weight counts once in the norm
     np.testing.assert_allclose(w.value, 1 - 0.1 * np.array([0.6, 0.8]), rtol=1e-6)
 
 
@@ -125,7 +125,7 @@ def test_groups_have_their_own_options_and_one_schedule() -> None:
     np.testing.assert_allclose([a.value, b.value, c.value], [0.9 - 0.05 * 1.5, -0.5 - 0.5 * 0.75, 0.7 - 0.15 * 1.5])
     assert opt.get_last_lr() == [0.05, 0.5, pytest.approx(0.15)]
     assert [g['momentum'] for g in opt.param_groups] == [0.5, 0.0, 0.5]
-    opt.momentum = 0.25  # of those that have none of their own
+    opt.momentum = 0.25  # of the groups without an own momentum
     assert [g['momentum'] for g in opt.param_groups] == [0.25, 0.0, 0.25]
     opt.param_groups[1]['weight_decay'] = 0.0
     opt.param_groups[2]['lr'].value = 1.0

@@ -75,11 +75,11 @@ def test_weights_added_later_start_with_fresh_state() -> None:
     opt = bo.Adam(lr=0.1).register_trainable_weights({'w': w})
     for _ in range(3):
         opt.update({'w': jnp.ones(1)})
-    memory = float(opt.opt_state.value['exp_avg']['w'][0])
+    held = float(opt.opt_state.value['exp_avg']['w'][0])
     opt.register_trainable_weights({'w': w, 'late': late})
-    assert float(opt.opt_state.value['exp_avg']['w'][0]) == memory
+    assert float(opt.opt_state.value['exp_avg']['w'][0]) == held
     opt.update({'w': jnp.ones(1), 'late': jnp.ones(1)})
-    np.testing.assert_allclose(late.value, -0.1, rtol=1e-6)  # a first step, corrected as one
+    np.testing.assert_allclose(late.value, -0.1, rtol=1e-6)  # bias-corrected as a first step
     assert update_counts(opt) == {'w': 4, 'late': 1}
     assert int(opt.step_count.value) == 4
 
@@ -120,7 +120,7 @@ def test_changed_shape_is_refused() -> None:
 
 
 def test_clone_of_the_graph_is_refused() -> None:
-    """They would update the weights of another model, and share their memory."""
+    """A clone would update the weights of another model and share its optimizer state."""
     model = {'w': brainstate.ParamState(jnp.ones(2))}
     optimizer = bo.Adam(0.5).register_trainable_weights(model)
     copy = brainstate.graph.clone(optimizer)

@@ -47,7 +47,7 @@ def test_gradient_on_another_scale_is_converted() -> None:
     opt = bo.SGD(1.0).register_trainable_weights({'w': w})
     opt.update({'w': jnp.array(0.0005) * u.volt})
     np.testing.assert_allclose(w.value.to_decimal(u.mV), 0.5)
-    opt.update({'w': jnp.array(500.0) / u.volt})  # of a loss without unit: 0.5 / mV
+    opt.update({'w': jnp.array(500.0) / u.volt})  # the loss has no unit: 0.5 / mV
     np.testing.assert_allclose(w.value.to_decimal(u.mV), 0.0, atol=1e-12)
     opt.update({'w': jnp.array(1.0) * u.nA}, loss_unit=u.nA * u.mV)
     np.testing.assert_allclose(w.value.to_decimal(u.mV), -1.0)
@@ -74,7 +74,7 @@ def test_float16_gradient_is_rescaled_without_overflow() -> None:
 
 @pytest.mark.parametrize('rule', [bo.SGD, bo.Adam, bo.Lion])
 def test_lr_is_in_the_unit_of_the_weight(rule: Any) -> None:
-    """lr is in the weight's unit per direction: Adam's steps are numbers in that unit, SGD's scale with its square."""
+    """Adam's steps are numbers in the unit of the weight; SGD's scale with its square."""
     paths = {}
     for name, unit, scale in (('mV', u.mV, 1.0), ('V', u.volt, 1e-3)):
         lr = 0.1 * (scale**2 if rule is bo.SGD else scale)
