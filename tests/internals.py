@@ -85,7 +85,8 @@ def own_options(optimizer: bo.Optimizer) -> list[set[str]]:
 def configuration(optimizer: bo.Optimizer) -> list[Any]:
     """Return all that an optimizer keeps besides its States, to be compared."""
     settings = optimizer.settings
-    return [settings.own, settings.schedules, list(optimizer._freezing)]
+    attributes = {name: value for name, value in vars(optimizer).items() if not name.startswith('_')}
+    return [settings.own, settings.schedules, list(optimizer._freezing), attributes]
 
 
 def weights_by_name(optimizer: bo.Optimizer) -> dict[str, Any]:

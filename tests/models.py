@@ -15,6 +15,7 @@ import braintools_optim as bo
 
 
 def nested_model(dtype: Any = jnp.float32) -> dict[Any, brainstate.ParamState]:
+    """Return a State of a dict under a tuple path, and a scalar."""
     return {
         ('layers', 0, 'weight'): brainstate.ParamState({'weight': jnp.ones((2, 3), dtype), 'bias': jnp.ones(3, dtype)}),
         ('scale',): brainstate.ParamState(jnp.asarray(2.0, dtype)),
@@ -22,6 +23,7 @@ def nested_model(dtype: Any = jnp.float32) -> dict[Any, brainstate.ParamState]:
 
 
 def nested_gradients(t: float = 0.0, dtype: Any = jnp.float32) -> dict[Any, Any]:
+    """Return gradients of the nested model, different for each ``t``."""
     return {
         ('layers', 0, 'weight'): {
             'weight': jnp.asarray(np.sin(np.arange(6.0) + t).reshape(2, 3), dtype),
@@ -32,16 +34,19 @@ def nested_gradients(t: float = 0.0, dtype: Any = jnp.float32) -> dict[Any, Any]
 
 
 def all_values(states: dict[Any, brainstate.State]) -> Any:
+    """Return copies of the values of States."""
     return jax.tree.map(np.array, [state.value for state in states.values()])
 
 
 def all_states(optimizer: bo.Optimizer, states: dict[Any, brainstate.State]) -> Any:
+    """Return copies of the values of a model's States and of its optimizer's."""
     return all_values(states), {
         k: jax.tree.map(np.array, s.value) for k, s in brainstate.graph.states(optimizer).items()
     }
 
 
 def assert_same(a: Any, b: Any, **tolerance: float) -> None:
+    """Assert that two trees of arrays are equal, or close within the tolerance."""
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **{'rtol': 0.0, **tolerance}), a, b)
 
 
@@ -58,6 +63,7 @@ def four_leaves() -> dict[Any, brainstate.ParamState]:
 
 
 def values_by_name(states: Any) -> dict[str, np.ndarray]:
+    """Return copies of the four leaves by name."""
     return {f'{path[0]}.{name}': np.array(x) for path, state in states.items() for name, x in state.value.items()}
 
 
@@ -73,6 +79,7 @@ def four_gradients(t: int, *without: str) -> Any:
 
 
 def updated(optimizer: bo.Optimizer, steps: int = 4, **update: Any) -> dict[str, np.ndarray]:
+    """Return the four leaves after some updates by the optimizer."""
     states = four_leaves()
     optimizer.register_trainable_weights(states)
     for t in range(steps):
@@ -81,10 +88,12 @@ def updated(optimizer: bo.Optimizer, steps: int = 4, **update: Any) -> dict[str,
 
 
 def gradients_by_name(t: int) -> dict[str, np.ndarray]:
+    """Return the gradients of the t-th update by name."""
     return {f'{path[0]}.{name}': np.array(g) for path, own in four_gradients(t).items() for name, g in own.items()}
 
 
 def optimizer_in_use(cls: Any = bo.Adam, **options: Any) -> tuple[bo.Optimizer, dict[str, brainstate.ParamState]]:
+    """Return an optimizer of two groups after its first update, and its weights."""
     states = {
         'w': brainstate.ParamState(jnp.ones((2, 3))),
         'b': brainstate.ParamState(jnp.full(3, 2.0) * u.mV),
@@ -100,8 +109,7 @@ def optimizer_in_use(cls: Any = bo.Adam, **options: Any) -> tuple[bo.Optimizer, 
 def snapshot(optimizer: bo.Optimizer, states: dict[str, brainstate.State]) -> Any:
     """Return the values of all States of an optimizer and its model, and the configuration outside of States."""
     found = {str(key): state for key, state in {**brainstate.graph.states(optimizer), **states}.items()}
-    besides = [*configuration(optimizer), optimizer.weight_names, str(optimizer)]
-    besides += [len(optimizer.param_groups), {k: v for k, v in optimizer.__dict__.items() if k[0] != '_'}]
+    besides = [*configuration(optimizer), optimizer.weight_names, str(optimizer), len(optimizer.param_groups)]
     return {key: jax.tree.map(np.array, state.value) for key, state in found.items()}, besides
 
 

@@ -54,7 +54,7 @@ def environment(path: Path, *install: str | Path) -> Path:
     return python
 
 
-def test_an_import_leaves_the_choice_of_devices() -> None:
+def test_import_initializes_no_backend() -> None:
     """Importing the package creates no array, so jax can still be configured."""
     script = "import braintools_optim, jax; jax.config.update('jax_num_cpu_devices', 2); print(len(jax.devices('cpu')))"
     assert run(sys.executable, '-c', script, cwd=ROOT) == '2\n'

@@ -18,8 +18,6 @@ from tables.schedules import DISTINCT
 import braintools_optim as bo
 
 every_optimizer = pytest.mark.parametrize('optimizer', COMMON, ids=lambda o: o.__name__)
-
-
 transform = brainstate.transform
 
 

@@ -15,11 +15,7 @@ from tables.optimizers import ROWS
 import braintools_optim as bo
 
 SIDE = 256
-
-
 LEAFWISE = [row.optimizer for row in ROWS if row.kind == 'leafwise']
-
-
 COPIES = {  # temporary memory as a multiple of the weights
     # the step needs a norm or a row of the direction
     **dict.fromkeys((bo.SM3, bo.Adafactor, bo.Fromage, bo.Lamb, bo.Lars, bo.Novograd), 1.0),

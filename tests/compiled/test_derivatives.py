@@ -46,11 +46,7 @@ def test_derivatives_equal_finite_differences(optimizer: type[bo.Optimizer]) -> 
 
 
 every_rule = pytest.mark.parametrize('rule', STANDALONE, ids=lambda rule: rule.__name__)
-
-
 SLOPES = np.random.default_rng(1).normal(size=(12, 2, 3)) * np.array([1.0, 0.1, 3.0])
-
-
 START = np.array([[1.0, -2.0, 0.5], [-1.5, 0.7, 2.0]])
 
 

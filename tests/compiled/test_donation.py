@@ -18,8 +18,6 @@ from models import nested_gradients, nested_model
 import braintools_optim as bo
 
 N = 5
-
-
 X = jnp.arange(float(N))
 
 

@@ -15,8 +15,6 @@ from helpers import registered
 import braintools_optim as bo
 
 SLOPES = np.random.default_rng(2).normal(size=(40, 3))
-
-
 START = np.array([1.0, -2.0, 0.5])
 
 

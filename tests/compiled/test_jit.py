@@ -18,8 +18,6 @@ from internals import donation
 import braintools_optim as bo
 
 N = 5
-
-
 X = jnp.arange(float(N))
 
 

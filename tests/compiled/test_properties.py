@@ -27,14 +27,8 @@ BUILDERS: dict[str, Callable[..., bo.Optimizer]] = {
     'Lookahead': lambda lr, **options: bo.Lookahead(optax.adam(0.1), 2, lr=lr, **options),
     'OptaxOptimizer': lambda lr, **options: bo.OptaxOptimizer(optax.adamw(0.1), lr, **options),
 }
-
-
 DECAYS = {name for name in BUILDERS if name not in ('Rprop', 'Fromage', 'LBFGS')}
-
-
 UNITS = {'w': u.UNITLESS, 'voltage': u.mV, 'tau': u.ms}
-
-
 DTYPES = ['float16', 'bfloat16', 'float32', 'float64', 'complex64']
 
 
@@ -51,8 +45,6 @@ def values(draw: Any, dtypes: Any = DTYPES) -> Any:
 
 
 STATES = values().map(brainstate.ParamState)
-
-
 TREES = st.recursive(
     STATES,
     lambda tree: (
@@ -62,8 +54,6 @@ TREES = st.recursive(
     ),
     max_leaves=3,
 ).map(lambda tree: {'root': tree})
-
-
 OPTIONS = st.fixed_dictionaries(
     {},
     optional={
@@ -181,8 +171,6 @@ PROPERTY = settings(
     suppress_health_check=list(HealthCheck),
     phases=[Phase.generate],  # shrinking takes minutes
 )
-
-
 CASES = {'name': st.sampled_from(sorted(BUILDERS)), 'options': OPTIONS}
 
 

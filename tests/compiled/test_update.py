@@ -21,8 +21,6 @@ import braintools_optim as bo
 from braintools_optim import rules
 
 every_optimizer = pytest.mark.parametrize('optimizer', COMMON, ids=lambda o: o.__name__)
-
-
 transform = brainstate.transform
 
 
@@ -95,8 +93,6 @@ def test_vmap_updates_an_ensemble(optimizer: type[bo.Optimizer]) -> None:
 
 
 LEAVES = st.sampled_from([(), (1,), (3,), (0,), (2, 3)])
-
-
 TREES = st.recursive(
     LEAVES,
     lambda t: st.dictionaries(st.sampled_from('abcd'), t, min_size=1, max_size=3) | st.lists(t, min_size=1, max_size=2),

@@ -10,8 +10,6 @@ import pytest
 import braintools_optim as bo
 
 NAN = float('nan')
-
-
 OF_BASICS: list[Any] = [
     (bo.SGD, {'lr': -1.0}, ValueError, r'Invalid lr=-1\.0 \(learning rate\)\. Must be >= 0\.'),
     (bo.SGD, {'lr': NAN}, ValueError, 'Invalid lr=nan'),
@@ -70,8 +68,6 @@ OF_BASICS: list[Any] = [
     (bo.WarmupScheduler, {'warmup_start_lr': -1.0}, ValueError, 'Invalid warmup_start_lr=-1.0'),
     (bo.OptaxSchedule, {'function': 0.1}, TypeError, 'Invalid function=0.1'),
 ]
-
-
 OF_OTHERS: list[Any] = [
     (bo.Rprop, {'etas': (1.2, 0.5)}, ValueError, r'Invalid etas=\(1\.2, 0\.5\)\. Must have'),
     (bo.Rprop, {'etas': (0.0, 1.2)}, ValueError, r'Invalid etas\[0\]=0\.0'),

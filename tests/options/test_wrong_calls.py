@@ -18,8 +18,6 @@ from models import GRADS, optimizer_in_use, snapshot
 import braintools_optim as bo
 
 NAN, INF = float('nan'), float('inf')
-
-
 NEW = lambda: {'new': brainstate.ParamState(jnp.ones(2))}  # noqa: E731
 
 
@@ -79,8 +77,6 @@ NUMBER_REFUSALS: list[tuple[Any, type[Exception], str]] = [
     (NAN, ValueError, 'nan'),
     (INF, ValueError, 'inf'),
 ]
-
-
 CALLS: list[tuple[str, Callable[[bo.Optimizer], Any], type[Exception], str]] = [
     *(
         (f'{how} {value!r:.20}', call(value), error, f'Invalid {name}={shown}')

@@ -17,8 +17,6 @@ import braintools_optim as bo
 from braintools_optim import constraints
 
 NAN, INF = float('nan'), float('inf')
-
-
 CONSTRUCTIONS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     *(
         (lambda name=name, value=value: bo.Adam(**{name: value}), error, match)

@@ -17,14 +17,8 @@ import braintools_optim as bo
 from braintools_optim import schedulers
 
 NAN, INF = float('nan'), float('inf')
-
-
 RULES = sorted(OPTIMIZERS, key=lambda rule: rule.__name__)
-
-
 SCHEDULES = [getattr(schedulers, name) for name in schedulers.__all__]
-
-
 NEEDED: dict[Any, dict[str, Any]] = {  # arguments without a default
     **{row.optimizer: row.required() for row in ROWS},
     bo.LambdaLR: {'base_lr': 0.1, 'lr_lambda': lambda t: 1.0},
@@ -35,16 +29,12 @@ NEEDED: dict[Any, dict[str, Any]] = {  # arguments without a default
     bo.ChainedScheduler: {'schedulers': [bo.ConstantLR(0.1)]},
     bo.OptaxSchedule: {'function': lambda t: 0.1},
 }
-
-
 NUMBERS = {  # options with a default that is no number; True if None is allowed
     'lr': False, 'base_lr': False, 'max_lr': False, 'min_lr': False, 'base_momentum': False, 'max_momentum': False,
     'steps_per_epoch': True, 'grad_clip_norm': True, 'grad_clip_value': True, 'grad_clip_adaptive': True,
     'grokfast': True, 'loss_scale': True, 'beta1': True, 'beta2': True, 'total_steps': True, 'epochs': True,
     'step_size_down': True, 'end_value': True,
 }  # fmt: skip
-
-
 SIGNED = {'decay_rate', 'f_min', 'ns_coefficients'}  # may be negative
 
 

@@ -17,11 +17,7 @@ import braintools_optim as bo
 from braintools_optim import rules
 
 every_rule = pytest.mark.parametrize('rule', STANDALONE, ids=lambda rule: rule.__name__)
-
-
 SLOPES = np.random.default_rng(1).normal(size=(12, 2, 3)) * np.array([1.0, 0.1, 3.0])
-
-
 START = np.array([[1.0, -2.0, 0.5], [-1.5, 0.7, 2.0]])
 
 
@@ -62,8 +58,6 @@ OTHER_VALUES = {  # another value for an option
     'update_period': 3,
     'seed': 1,
 }
-
-
 NEEDED = {  # what must be set for an option to matter
     'weight_lr_power': {'warmup_steps': 5},
     'Muon.eps': {'grad_clip_norm': 1e-3},
@@ -83,8 +77,6 @@ NEEDED = {  # what must be set for an option to matter
     'Momentum.nesterov': {},
     'OptaxOptimizer.lr': {},
 }
-
-
 NO_EFFECT = {  # clipping keeps signs, a given Hessian is not estimated, there is one weight
     'Rprop.grad_clip_norm',
     'Rprop.grad_clip_value',

@@ -29,8 +29,6 @@ WEIGHTS = {
     'spectrum': np.ones((2, 2), complex),
     'tau': np.ones(()),
 }
-
-
 HIDDEN = ['layers.0.weight', 'multihead.query', 'outer.w']
 
 

@@ -16,17 +16,9 @@ from internals import group_state, state_leaves
 import braintools_optim as bo
 
 Options = dict[str, Any]
-
-
 RNG = np.random.default_rng(3)
-
-
 INPUTS, LABELS = jnp.asarray(RNG.normal(size=(64, 3))), jnp.asarray(RNG.choice([-1.0, 1.0], size=64, p=[0.2, 0.8]))
-
-
 LEAST = 0.4618298102629247  # found by scipy's BFGS
-
-
 START = {'w': np.array([1.0, -2.0, 0.5]), 'b': np.array(-1.0)}
 
 

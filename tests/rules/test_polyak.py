@@ -17,8 +17,6 @@ from compiling import compilations
 import braintools_optim as bo
 
 Leaves = dict[str, Any]
-
-
 Options = dict[str, Any]
 
 

@@ -17,8 +17,6 @@ from internals import slots_of
 import braintools_optim as bo
 
 NAMES = ['w', 'b']  # in torch's order, which differs from the order of registration
-
-
 Path = dict[str, Any]
 
 

@@ -18,14 +18,8 @@ from internals import own_options
 import braintools_optim as bo
 
 RECORDS = json.loads(FILE.read_text())
-
-
 HAS_TORCH = importlib.util.find_spec('torch') is not None
-
-
 NAMES = ['w', 'b']  # in torch's order, which differs from the order of registration
-
-
 Path = dict[str, Any]
 
 

@@ -21,11 +21,7 @@ import braintools_optim as bo
 from braintools_optim import files
 
 SUFFIXES = ['.npz', '.safetensors', '.msgpack']
-
-
 formats = pytest.mark.parametrize('suffix', SUFFIXES)
-
-
 TREE: dict[str, Any] = {
     'a/b': {'~x': np.arange(6, dtype=ml_dtypes.bfloat16).reshape(3, 2).T, '~1x': np.zeros((0, 3), complex)},
     'a': {'b': {'~0x': np.array(1.5, ml_dtypes.float8_e4m3fn)}, '': np.array([-(2**63), 2**63 - 1])},

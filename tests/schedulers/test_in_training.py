@@ -14,8 +14,6 @@ from tables.schedules import CASES, DISTINCT, STEPS, Case, expected
 import braintools_optim as bo
 
 RECORDS = np.load(Path(__file__).parents[1] / 'golden' / 'schedules.npz')
-
-
 distinct_case = pytest.mark.parametrize('case', DISTINCT, ids=lambda case: case.name)
 
 

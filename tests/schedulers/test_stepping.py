@@ -16,11 +16,7 @@ import braintools_optim as bo
 from braintools_optim import schedulers as s
 
 RECORDS = np.load(Path(__file__).parents[1] / 'golden' / 'schedules.npz')
-
-
 distinct_case = pytest.mark.parametrize('case', DISTINCT, ids=lambda case: case.name)
-
-
 every_case = pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)
 
 

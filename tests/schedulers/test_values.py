@@ -20,17 +20,9 @@ import braintools_optim as bo
 from braintools_optim import schedulers as s
 
 RECORDS = np.load(Path(__file__).parents[1] / 'golden' / 'schedules.npz')
-
-
 EVERY = np.arange(EPOCHS)
-
-
 distinct_case = pytest.mark.parametrize('case', DISTINCT, ids=lambda case: case.name)
-
-
 every_case = pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)
-
-
 needs_torch = pytest.mark.skipif(importlib.util.find_spec('torch') is None, reason='torch is not installed')
 
 

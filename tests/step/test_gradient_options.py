@@ -15,8 +15,6 @@ import braintools_optim as bo
 from braintools_optim import rules
 
 START = {'w': np.array([[1.0, -2.0], [0.5, 3.0]]), 'b': np.array([0.5, -1.0])}
-
-
 SIMPLE = sorted(optimizer.__name__ for optimizer in STANDALONE if row_of(optimizer).kind != 'loss')
 
 

@@ -14,8 +14,6 @@ from models import four_gradients, four_leaves, values_by_name
 import braintools_optim as bo
 
 RULES = [bo.SGD, bo.Momentum, bo.Adam, bo.AdamW, bo.Lamb, bo.Lion, bo.Adafactor, bo.OptaxOptimizer, bo.LBFGS]
-
-
 every_rule = pytest.mark.parametrize('rule', RULES, ids=lambda rule: rule.__name__)
 
 

@@ -16,8 +16,6 @@ from tables.optimizers import COMMON
 import braintools_optim as bo
 
 every_optimizer = pytest.mark.parametrize('optimizer', COMMON, ids=lambda o: o.__name__)
-
-
 transform = brainstate.transform
 
 
