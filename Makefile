@@ -17,7 +17,7 @@ slow: $(VENV)/test.stamp  # the tests that `make test` leaves out
 	$(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal
 
 torch: $(VENV)/test.stamp $(VENV)/dev.stamp  # the tests that compare with torch, live
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $$(grep -l torch tests/test_*.py)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $$(grep -rl --include='test_*.py' torch tests)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -46,8 +46,6 @@ smoke: $(VENV)/test.stamp  # only that the measurements run
 
 golden: $(VENV)/dev.stamp $(VENV)/test.stamp
 	$(BIN)/python tests/golden/record.py
-	$(BIN)/python tests/golden/record_rules.py
-	$(BIN)/python tests/golden/record_muon.py
 	$(BIN)/python tests/golden/record_schedules.py
 	$(BIN)/python tests/golden/record_states.py
 

@@ -1,4 +1,4 @@
-"""Counting compilations, by jax's own events."""
+"""Count compilations by jax's own events."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ jax.monitoring.register_event_duration_secs_listener(
 
 @contextmanager
 def compilations(count: int) -> Iterator[None]:
-    """Assert that so many things are compiled inside."""
+    """Assert that the block compiles exactly this number of programs."""
     before = len(COMPILATIONS)
     yield
     assert len(COMPILATIONS) - before == count

@@ -15,7 +15,7 @@ PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').g
 
 @pytest.mark.usefixtures('float32')
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
-def test_the_python_of_a_page_runs(page: Path) -> None:
+def test_python_blocks_run(page: Path) -> None:
     namespace: dict[str, Any] = {'__name__': page.stem}
     for _, block in re.findall(r'^( *)```python\n(.*?)^\1```', page.read_text(), flags=re.MULTILINE | re.DOTALL):
         exec(compile(textwrap.dedent(block), page.name, 'exec'), namespace)

@@ -32,7 +32,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope='module')
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy without anything that git does not hold."""
+    """Copy the checkout without files that git does not hold."""
     copy = tmp_path_factory.mktemp('checkout') / 'braintools_optim'
     copy.mkdir()
     for name in ('pyproject.toml', 'README.md', 'LICENSE'):
@@ -43,19 +43,19 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment(path: Path, *install: str | Path) -> Path:
-    """A fresh environment with our dependencies, and this package installed as told; its Python."""
+    """Create an environment with the dependencies and the package installed, and return its Python."""
     run(sys.executable, '-m', 'venv', '--without-pip', path, cwd=path.parent)
     python = path / 'bin' / 'python'
     site = Path(run(python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))', cwd=path).strip())
-    # a plain path: what is installed there editable, this package itself, is not seen
+    # a plain path, so that an editable install of this package there has no effect
     (site / 'dependencies.pth').write_text(sysconfig.get_path('purelib') + '\n')
     pip = (sys.executable, '-m', 'pip', '--python', python, 'install', '--quiet', '--disable-pip-version-check')
     run(*pip, '--no-deps', '--no-build-isolation', *install, cwd=path)
     return python
 
 
-def test_an_import_leaves_the_choice_of_devices() -> None:
-    """What must be told to jax before its first array may be told after the import."""
+def test_import_initializes_no_backend() -> None:
+    """Importing the package creates no array, so jax can still be configured."""
     script = "import braintools_optim, jax; jax.config.update('jax_num_cpu_devices', 2); print(len(jax.devices('cpu')))"
     assert run(sys.executable, '-c', script, cwd=ROOT) == '2\n'
 

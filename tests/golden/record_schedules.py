@@ -11,7 +11,7 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
-from schedule_table import CASES, EPOCHS, PLATEAUS, Case, Plateau  # noqa: E402
+from tables.schedules import CASES, EPOCHS, PLATEAUS, Case, Plateau  # noqa: E402
 
 
 def torch_optimizer(rates: tuple[float, ...]) -> Any:
@@ -22,7 +22,7 @@ def torch_optimizer(rates: tuple[float, ...]) -> Any:
 
 
 def torch_schedule(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """The rate and the momentum of each group at each epoch."""
+    """Return the rate and the momentum of each group at each epoch."""
     from torch.optim import lr_scheduler
 
     assert case.torch is not None
@@ -39,7 +39,7 @@ def torch_schedule(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 
 def torch_plateau(case: Plateau) -> np.ndarray:
-    """The rate after each metric of each sequence."""
+    """Return the rate after each metric of each sequence."""
     from torch.optim.lr_scheduler import ReduceLROnPlateau
 
     paths = []

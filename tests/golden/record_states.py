@@ -36,12 +36,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def torch_run(case: str, first: int, last: int, start: dict[str, np.ndarray], state: Any = None) -> tuple[Any, Any]:
-    """The weights and the state_dict of torch after some steps, from where ``state`` was taken."""
+    """Return torch's weights and state_dict after some steps from ``state``."""
     import torch
 
     name, options = CASES[case]
     default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)  # of the scalars that torch keeps, too
+    torch.set_default_dtype(torch.float64)  # also for the scalars that torch keeps
     weights = {key: torch.nn.Parameter(torch.tensor(w)) for key, w in start.items()}
     optimizer = getattr(torch.optim, name)(list(weights.values()), **(options if state is None else {}))
     if state is not None:
@@ -55,7 +55,7 @@ def torch_run(case: str, first: int, last: int, start: dict[str, np.ndarray], st
 
 
 def numbers(x: Any) -> Any:
-    """Tensors as lists of numbers."""
+    """Convert tensors to lists of numbers."""
     if hasattr(x, 'tolist'):
         return x.tolist()
     if isinstance(x, dict):
