@@ -11,9 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault(
-    'XLA_PYTHON_CLIENT_PREALLOCATE', 'false'
-)  # leave memory for torch; must precede the import of jax
+# Leave memory for torch; jax reads this variable when it is imported.
+os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,7 @@
 """One step of Adam by this library and by its peers, on the same weights and gradients.
 
-Each step returns the last weight, which the benchmark waits for; all outputs of a compiled function are ready at
-once. The weight is read as an attribute of the State, because ``State.value`` is not part of an update.
+Each step returns the last weight, which the benchmark waits for; all outputs of a compiled function become ready
+together. The weight is read as an attribute of the State, because the cost of ``State.value`` is not part of an update.
 """
 
 from __future__ import annotations

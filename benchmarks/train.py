@@ -1,6 +1,6 @@
 """A whole train step of a chain of layers: gradient, clipping and Adam.
 
-Each step returns the loss, which the benchmark waits for; all outputs of a compiled function are ready at once.
+Each step returns the loss, which the benchmark waits for; all outputs of a compiled function become ready together.
 """
 
 from __future__ import annotations
