@@ -1,4 +1,5 @@
-# make demo | make test are all that is needed; the rest is for development. Each sets up .venv first.
+# Users need only `make demo` and `make test`; the other targets are for development.
+# Each target first installs what it needs into .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,10 +14,10 @@ demo: $(VENV)/examples.stamp
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-slow: $(VENV)/test.stamp  # the tests that `make test` leaves out
+slow: $(VENV)/test.stamp  # run the tests that `make test` leaves out
 	$(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal
 
-torch: $(VENV)/test.stamp $(VENV)/dev.stamp  # the tests that compare with torch, live
+torch: $(VENV)/test.stamp $(VENV)/dev.stamp  # run the tests that compare with the installed torch
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $$(grep -rl --include='test_*.py' torch tests)
 
 lint: $(VENV)/dev.stamp
@@ -34,13 +35,13 @@ docs: $(VENV)/docs.stamp
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-bench: $(VENV)/benchmarks.stamp  # OUTPUT=benchmarks/results keeps what the docs show
+bench: $(VENV)/benchmarks.stamp  # OUTPUT=benchmarks/results records the results for the docs
 	$(BIN)/python -m benchmarks $(if $(OUTPUT),--output $(OUTPUT))
 
-gpu: $(VENV)/benchmarks.stamp  # without one it says so
+gpu: $(VENV)/benchmarks.stamp  # measures nothing if jax finds no GPU
 	$(BIN)/python -m benchmarks.gpu $(if $(OUTPUT),--output $(OUTPUT))
 
-smoke: $(VENV)/test.stamp  # only that the measurements run
+smoke: $(VENV)/test.stamp  # check that the benchmarks run
 	$(BIN)/python -m benchmarks --smoke
 	$(BIN)/python -m benchmarks.gpu --smoke
 
@@ -55,7 +56,7 @@ clean:
 	rm -rf $(VENV) build docs/_build *.egg-info
 
 $(VENV)/pip.stamp:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say which with make PYTHON=...")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is required: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
 	touch $@

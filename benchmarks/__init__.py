@@ -1,1 +1,1 @@
-"""Measurements of speed and memory, each a ratio against something run in the same process."""
+"""Benchmarks of speed and memory use, always alongside a peer that is measured in the same process."""

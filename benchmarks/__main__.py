@@ -1,4 +1,4 @@
-"""Print the table of measurements and keep it: ``python -m benchmarks [--smoke] [--output FILE]``."""
+"""Run the benchmarks, print the tables and save the results: ``python -m benchmarks [--smoke] [--output PATH]``."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ import jax.numpy as jnp
 import braintools_optim as bo
 from benchmarks.cost import first_step, growth, memory
 from benchmarks.harness import medians
-from benchmarks.report import keep, tables
+from benchmarks.report import save, tables
 from benchmarks.steps import PEERS, MissingPeerError
 from benchmarks.train import TRAIN
 
 SIZES = [('4 leaves of 64x64', 4, 64), ('50 leaves of 64x64', 50, 64), ('300 leaves of 64x64', 300, 64),
          ('4 leaves of 2048x2048', 4, 2048)]  # fmt: skip
 
-SLOW = ('flax.nnx', 'braintools')  # left out where they take longest
+SLOW = ('flax.nnx', 'braintools')  # not measured for many or large leaves
 
 
 def gradients(leaves: int, side: int) -> dict[str, jax.Array]:
+    """Return gradients of ``leaves`` square matrices."""
     return {f'layer{i:03}': jnp.full((side, side), 0.01 * (i + 1)) for i in range(leaves)}
 
 
 def step_times(smoke: bool) -> list[dict[str, Any]]:
-    """Milliseconds a step of Adam takes; without clipping, which says what the rule itself does, for large leaves."""
+    """Measure a step of Adam in milliseconds; for large leaves also without clipping, to time the rule alone."""
     rows = []
     for name, leaves, side in SIZES[:1] if smoke else SIZES:
         for clip in (1.0,) if side < 2048 else (1.0, None):
@@ -51,7 +52,7 @@ def step_times(smoke: bool) -> list[dict[str, Any]]:
 
 
 def train_times(smoke: bool) -> list[dict[str, Any]]:
-    """Milliseconds a whole train step takes."""
+    """Measure a whole train step in milliseconds."""
     rows = []
     for name, leaves, side in SIZES[:1] if smoke else SIZES:
         steps = {peer: build(leaves, side) for peer, build in TRAIN.items()}
@@ -60,7 +61,7 @@ def train_times(smoke: bool) -> list[dict[str, Any]]:
 
 
 def temporary_memory(side: int = 512) -> float:
-    """Bytes of temporary memory of a compiled step with clipping, over those of the weights."""
+    """Return the temporary memory of a compiled step with clipping as a fraction of the size of the weights."""
     g = gradients(4, side)
     states = {name: brainstate.ParamState(jnp.ones_like(x)) for name, x in g.items()}
     optimizer = bo.Adam(1e-3, grad_clip_norm=1.0).register_trainable_weights(states)
@@ -68,7 +69,8 @@ def temporary_memory(side: int = 512) -> float:
     return float(compiled.memory_analysis().temp_size_in_bytes / (4 * 4 * side * side))
 
 
-def measured(smoke: bool) -> dict[str, Any]:
+def measure(smoke: bool) -> dict[str, Any]:
+    """Run all benchmarks, and return the results."""
     by_leaves = [(n, 1024 * n) for n in ((1, 10) if smoke else (1, 10, 100, 1000))]
     by_weights = [(4, 10**k) for k in ((4, 5) if smoke else (4, 5, 6, 7, 8))]
     leaves, repetitions = (4, 1) if smoke else (300, 3)
@@ -78,7 +80,7 @@ def measured(smoke: bool) -> dict[str, Any]:
         'versions': {
             name: version(name) for name in ('braintools_optim', 'jax', 'brainstate', 'optax', 'flax', 'torch')
         },
-        # before the process is full of objects, as a first step is
+        # First, because a first step usually runs in a process with few live objects.
         'first step': [
             {'leaves': leaves, 'shapes': shapes, 's': first_step(leaves, shapes, repetitions)} for shapes in (1, 10)
         ],
@@ -92,6 +94,7 @@ def measured(smoke: bool) -> dict[str, Any]:
 
 
 def version(name: str) -> str | None:
+    """Return the version of an installed package, or None."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -100,13 +103,13 @@ def version(name: str) -> str | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--smoke', action='store_true', help='only prove that everything runs')
-    parser.add_argument('--output', type=Path, help='a JSON file, or a folder for DATE-MACHINE.json')
+    parser.add_argument('--smoke', action='store_true', help='only check that everything runs, with small sizes')
+    parser.add_argument('--output', type=Path, help='a JSON file, or a folder in which DATE-MACHINE.json is written')
     args = parser.parse_args()
-    result = measured(args.smoke)
+    result = measure(args.smoke)
     print('\n'.join(tables(result)))
     if args.output:
-        keep(result, args.output, f'{platform.machine()}-{os.cpu_count()}cores')
+        save(result, args.output, f'{platform.machine()}-{os.cpu_count()}cores')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""What is not the time of a step: the time to the first one, memory, and how the time grows."""
+"""Measure the time until the first update, memory use, and how the time of an update scales."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ jax.monitoring.register_event_duration_secs_listener(
 
 
 def first_step(leaves: int, shapes: int, repetitions: int) -> dict[str, dict[str, float]]:
-    """Seconds from gradients to the first new weights, all included, and those of tracing and lowering the step.
+    """Measure the time from the gradients to the first new weights, and its part for tracing and lowering the step.
 
-    The least of some repetitions. jax times whatever it traces; the longest is the step.
+    The result is in seconds, the minimum over ``repetitions``. jax reports the duration of every trace; the longest one
+    is the trace of the step.
     """
     g = {f'layer{i:03}': jnp.full((64, 64 - i % shapes), 0.01) for i in range(leaves)}
     times: dict[str, dict[str, list[float]]] = {peer: {'tracing': [], 'all': []} for peer in ('ours', 'optax')}
     for _ in range(repetitions):
-        for peer, own in times.items():
+        for peer, measured in times.items():
             jax.clear_caches()
             DURATIONS.clear()
             start = time.perf_counter()
             jax.block_until_ready(PEERS[peer](g, 1.0)())
-            own['all'].append(time.perf_counter() - start)
-            own['tracing'].append(
+            measured['all'].append(time.perf_counter() - start)
+            measured['tracing'].append(
                 max(DURATIONS['jaxpr_trace_duration']) + max(DURATIONS['jaxpr_to_mlir_module_duration'])
             )
-    return {peer: {what: min(values) for what, values in own.items()} for peer, own in times.items()}
+    return {peer: {what: min(values) for what, values in measured.items()} for peer, measured in times.items()}
 
 
 def growth(sizes: list[tuple[int, int]], repetitions: int) -> list[dict[str, Any]]:
-    """Milliseconds a step takes, by number of leaves and weights."""
+    """Measure a step in milliseconds, for given numbers of leaves and weights."""
     rows = []
     for leaves, weights in sizes:
         g = {f'layer{i:03}': jnp.full((weights // leaves,), 0.01) for i in range(leaves)}
@@ -54,7 +55,7 @@ def growth(sizes: list[tuple[int, int]], repetitions: int) -> list[dict[str, Any
 
 
 def memory(leaves: int, side: int) -> dict[str, Any]:
-    """Bytes that XLA plans for a train step, and the greatest resident memory of a process of ten steps."""
+    """Return the bytes that XLA plans for a train step, and the peak resident memory of a process that runs ten."""
     rows: dict[str, Any] = {'weights': 4 * leaves * side * side}
     for name in ('ours, brainstate jit', 'ours, donating jit'):
         plan = TRAIN[name](leaves, side).lower().compile().memory_analysis()  # type: ignore[attr-defined]

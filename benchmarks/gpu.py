@@ -1,4 +1,4 @@
-"""Adam with clipping on a GPU, and what its memory allows: ``python -m benchmarks.gpu [--smoke] [--output PATH]``."""
+"""Compare Adam on a GPU with the limit of memory bandwidth: ``python -m benchmarks.gpu [--smoke] [--output PATH]``."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # torch needs some, too; before jax is imported
+# Leave memory for torch; jax reads this variable when it is imported.
+os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks.report import gpu_table, keep
+from benchmarks.report import gpu_table, save
 from benchmarks.steps import PEERS
 
-BYTES = {False: 28, True: 32}  # a weight: w, m and v are read and written, g is read, for clipping once more
-HELD = 16  # bytes a weight: w, m, v, g
+BYTES = {False: 28, True: 32}  # per weight: w, m and v are read and written, g is read; clipping reads g once more
+HELD = 16  # bytes per weight in memory: w, m, v, g
 SIZES = [(4, 10**8), (4, 3 * 10**8), (4, 10**9), (1000, 10**7)]
 
 
 def milliseconds(step: Callable[[], Any], wait: Callable[[Any], Any], repetitions: int = 20) -> float:
+    """Return the median time of ``wait(step())`` in milliseconds, after three calls to warm up."""
     times = []
     for _ in range(3):
         wait(step())
@@ -36,7 +38,7 @@ def milliseconds(step: Callable[[], Any], wait: Callable[[Any], Any], repetition
 
 
 def bandwidth(weights: int = 2 * 10**8) -> float:
-    """Bytes a second of reading an array and writing it back."""
+    """Measure the bandwidth of reading an array and writing it back, in bytes per second."""
     held, add = [jnp.zeros(weights)], jax.jit(lambda x: x + 1, donate_argnums=0)
 
     def step() -> Any:
@@ -46,8 +48,8 @@ def bandwidth(weights: int = 2 * 10**8) -> float:
     return 8 * weights / (1e-3 * milliseconds(step, jax.block_until_ready))
 
 
-def torch_step(leaves: int, weights: int, clip: bool, **how: bool) -> float | None:
-    """Milliseconds of torch's ``clip_grad_norm_`` and Adam; None if torch does not see what jax sees."""
+def torch_step(leaves: int, weights: int, clip: bool, **implementation: bool) -> float | None:
+    """Measure torch's ``clip_grad_norm_`` and Adam in milliseconds; None if torch cannot use the device of jax."""
     try:
         import torch
     except ImportError:
@@ -58,7 +60,7 @@ def torch_step(leaves: int, weights: int, clip: bool, **how: bool) -> float | No
     parameters = [torch.nn.Parameter(torch.ones(weights // leaves, device=device)) for _ in range(leaves)]
     for parameter in parameters:
         parameter.grad = torch.full_like(parameter, 0.01)
-    optimizer = torch.optim.Adam(parameters, lr=1e-3, **how)
+    optimizer = torch.optim.Adam(parameters, lr=1e-3, **implementation)
 
     def step() -> None:
         if clip:
@@ -70,17 +72,18 @@ def torch_step(leaves: int, weights: int, clip: bool, **how: bool) -> float | No
             torch.cuda.synchronize()
 
     if device == 'cuda':
-        torch.cuda.empty_cache()  # what earlier sizes held
+        torch.cuda.empty_cache()  # release the memory of earlier sizes
     return milliseconds(step, wait)
 
 
 def row(leaves: int, weights: int, clip: bool, speed: float) -> dict[str, Any]:
+    """Measure one size, and return the row of the results."""
     g = {f'layer{i:04}': jnp.full((weights // leaves,), 0.01) for i in range(leaves)}
     ms: dict[str, float | None] = {}
     for peer in ('donating', 'optax'):
         ms[peer] = milliseconds(PEERS[peer](g, 1.0 if clip else None), jax.block_until_ready)
-    for how in ('foreach', 'fused'):
-        ms[f'torch {how}'] = torch_step(leaves, weights, clip, **{how: True})
+    for implementation in ('foreach', 'fused'):
+        ms[f'torch {implementation}'] = torch_step(leaves, weights, clip, **{implementation: True})
     return {
         'leaves': leaves,
         'weights': weights,
@@ -92,15 +95,17 @@ def row(leaves: int, weights: int, clip: bool, speed: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--smoke', action='store_true', help='only prove that everything runs, on any device')
-    parser.add_argument('--output', type=Path, help='a JSON file, or a folder for DATE-DEVICE.json')
+    parser.add_argument(
+        '--smoke', action='store_true', help='only check that everything runs, with small sizes and on any device'
+    )
+    parser.add_argument('--output', type=Path, help='a JSON file, or a folder in which DATE-DEVICE.json is written')
     args = parser.parse_args()
     if jax.default_backend() != 'gpu' and not args.smoke:
-        print(f'jax sees no GPU here, but {jax.devices()}. Nothing is measured.')
+        print(f'jax finds no GPU, only {jax.devices()}. Nothing is measured.')
         return
     (device, *_) = jax.devices()
     limit = (device.memory_stats() or {}).get('bytes_limit', 0)
-    # torch needs its own copy beside jax's, so half of what there is
+    # torch needs a second copy of the arrays, so jax may use only half of the memory
     sizes = [(2, 100)] if args.smoke else [(n, weights) for n, weights in SIZES if 2 * HELD * weights < limit]
     speed = bandwidth(100) if args.smoke else bandwidth()
     result = {
@@ -112,7 +117,7 @@ def main() -> None:
     }
     print('\n'.join(gpu_table(result)))
     if args.output:
-        keep(result, args.output, device.device_kind.replace(' ', '-'))
+        save(result, args.output, device.device_kind.replace(' ', '-'))
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
-"""Medians over interleaved repetitions: what is compared takes turns, so that noise falls on all alike.
+"""Measure candidates in interleaved repetitions, so that noise affects all of them alike.
 
-The order is another one each time: what runs after torch finds a processor that its threads still keep busy.
+The order is shuffled in each repetition, because torch's threads keep the processor busy for a while after a call and
+slow down the candidate that runs next.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ __all__ = ['medians']
 
 
 def medians(candidates: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[str, float]:
-    """The median time of a call of each candidate, in milliseconds, after one call that is not counted."""
+    """Return the median time of a call of each candidate in milliseconds, after one call to warm up."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for run in candidates.values():
         jax.block_until_ready(run())

@@ -1,4 +1,4 @@
-"""A result as tables in Markdown, for the terminal and the docs; every number comes from the result."""
+"""Format results as Markdown tables for the terminal and the docs."""
 
 from __future__ import annotations
 
@@ -7,51 +7,59 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ['gpu_table', 'keep', 'tables']
+__all__ = ['gpu_table', 'save', 'tables']
 
 Result = dict[str, Any]
 MIB = 2**20
 
 
-def keep(result: Result, place: Path, machine: str) -> None:
-    """Write a result to a file, or to one in a folder that is named after date and machine."""
-    if not place.suffix:
-        place.mkdir(exist_ok=True)
-        place /= f'{result["date"]}-{machine}.json'
-    place.write_text(json.dumps(result, indent=1) + '\n')
-    print(f'kept in {place}')
+def save(result: Result, path: Path, machine: str) -> None:
+    """Write a result to a JSON file; in a folder, the file is named after the date and the machine."""
+    if not path.suffix:
+        path.mkdir(exist_ok=True)
+        path /= f'{result["date"]}-{machine}.json'
+    path.write_text(json.dumps(result, indent=1) + '\n')
+    print(f'saved to {path}')
 
 
 def tables(result: Result) -> list[str]:
-    """The lines of all tables."""
+    """Return the lines of all tables."""
     versions = ', '.join(f'{name} {number}' for name, number in result['versions'].items() if number)
     lines = [f'Measured on {result["date"]}: {result["machine"]}; {versions}.', '']
     lines += [
-        '## An update',
+        '## Update',
         '',
-        'Milliseconds of an update of Adam, float32, the median of interleaved repetitions. "Donating" is ours with '
-        '`donate_weights`; "by hand" is the same mathematics on plain lists of arrays under `jax.jit`, all donated, '
-        'without States. What takes longest is left out (-).',
+        'Time of an update of Adam in float32, in milliseconds: the median of interleaved repetitions. A leaf is one '
+        'parameter array. "ours" is this library, "donating" is this library with `donate_weights`, and "by hand" is '
+        'the same mathematics on plain lists of arrays under `jax.jit`, with all buffers donated and without States. '
+        'The slowest combinations are not measured (-).',
         '',
     ]
     peers = list(dict.fromkeys(peer for row in result['steps'] for peer in row['ms']))
     missing = sorted({peer for row in result['steps'] for peer in row['missing']})
-    lines += table(['', *peers], [[named(row), *cells(row['ms'], peers)] for row in result['steps']])
-    lines += [f'Not installed, and so not measured: {", ".join(missing)} (`pip install .[benchmarks]`).', ''] * bool(
+    lines += table(['', *peers], [[label_of(row), *cells(row['ms'], peers)] for row in result['steps']])
+    lines += [f'Not measured, because not installed: {", ".join(missing)} (`pip install .[benchmarks]`).', ''] * bool(
         missing
     )
-    lines += ['## A train step', '', 'Milliseconds of a gradient and an update with clipping.', '']
     lines += [
-        '"In States" has the arrays of "by hand" in States: what of it is brainstate\'s dispatch.',
+        '## Train step',
+        '',
+        'Time of a gradient and an update with clipping, in milliseconds. "optax by hand" passes plain arrays through '
+        '`jax.jit`. "optax in States" stores the same arrays in States, to show the cost of dispatch in brainstate.',
         '',
     ]
     peers = list(result['train'][0]['ms'])
     lines += table(['', *peers], [[row['what'], *cells(row['ms'], peers)] for row in result['train']])
-    return [*lines, *first(result), *memory(result), *growth(result)]
+    return [*lines, *first_update(result), *memory(result), *scaling(result)]
 
 
-def first(result: Result) -> list[str]:
-    lines = ['## Until the first update', '', 'Seconds, leaves of 64x64 and nearly so, with clipping.', '']
+def first_update(result: Result) -> list[str]:
+    lines = [
+        '## First update',
+        '',
+        'Time in seconds for leaves of about 64x64, with clipping. The ratio is ours to optax.',
+        '',
+    ]
     rows = []
     for row in result['first step']:
         for what, label in (('tracing', 'trace and lower the step'), ('all', 'from gradients to new weights')):
@@ -66,24 +74,29 @@ def memory(result: Result) -> list[str]:
     lines = [
         '## Memory',
         '',
-        f'MiB of a train step; the weights are {rows["weights"] / MIB:.0f} MiB, two slots twice that.',
+        f'Memory of a train step in MiB. The weights take {rows["weights"] / MIB:.0f} MiB, and the two slots of Adam '
+        'twice as much.',
         '',
     ]
     kinds = [name for name in rows if name != 'weights']
     body = [[name, *(f'{rows[name][what] / MIB:.0f}' for what in ('planned', 'resident'))] for name in kinds]
-    lines += table(['', 'planned by XLA', 'resident at most'], body)
-    return [*lines, f'Temporary memory of an update: {100 * result["temporary memory"]:.2f}% of the weights.', '']
+    lines += table(['', 'planned by XLA', 'peak resident'], body)
+    return [
+        *lines,
+        f'The temporary memory of an update is {100 * result["temporary memory"]:.2f}% of the size of the weights.',
+        '',
+    ]
 
 
-def growth(result: Result) -> list[str]:
-    lines = ['## How it grows', '', 'Milliseconds of an update with clipping, all buffers donated.', '']
+def scaling(result: Result) -> list[str]:
+    lines = ['## Scaling', '', 'Time of an update with clipping in milliseconds, with all buffers donated.', '']
     rows = [*result['by leaves'], *result['by weights']]
     peers = list(rows[0]['ms'])
     body = [[f'{row["leaves"]:,}', f'{row["weights"]:,}', *cells(row['ms'], peers)] for row in rows]
     return lines + table(['leaves', 'weights', *peers], body)
 
 
-def named(row: dict[str, Any]) -> str:
+def label_of(row: dict[str, Any]) -> str:
     return f'{row["what"]}, {"clipped" if row["clip"] else "not clipped"}'
 
 
@@ -92,7 +105,7 @@ def cells(times: dict[str, float], peers: Sequence[str]) -> list[str]:
 
 
 def gpu_table(result: Result) -> list[str]:
-    """The lines of a GPU's table, with the time that the memory traffic alone would take."""
+    """Return the lines of the table for a GPU, with the time that the memory traffic alone would take."""
     peers = list(dict.fromkeys(peer for row in result['rows'] for peer in row['ms']))
     body = []
     for row in result['rows']:
@@ -100,11 +113,12 @@ def gpu_table(result: Result) -> list[str]:
         shown = ['-' if ms[peer] is None else f'{ms[peer]:.3f}' for peer in peers]
         what = [f'{row["leaves"]:,}', f'{row["weights"]:,}', 'yes' if row['clip'] else 'no']
         body.append([*what, f'{least:.3f}', f'{least / ms["donating"]:.0%}', *shown])
-    missing = 'torch does not see the device, and so is not measured.'
+    missing = 'torch is not measured, because it cannot use the device.'
     return [
         f'Measured on {result["date"]}: {result["device"]}, jax {result["jax"]}. '
-        f'Its memory is read and written at {result["bandwidth"] / 1e9:.0f} GB/s.',
-        'Milliseconds of an update of Adam, and what the memory traffic alone would take.',
+        f'The measured memory bandwidth is {result["bandwidth"] / 1e9:.0f} GB/s.',
+        'Time of an update of Adam in milliseconds. "at bandwidth" is the time that the memory traffic alone would '
+        'take, and "reached" is that time divided by the time of "donating".',
         *[missing] * any(None in row['ms'].values() for row in result['rows']),
         '',
         *table(['leaves', 'weights', 'clipped', 'at bandwidth', 'reached', *peers], body),

@@ -1,4 +1,4 @@
-"""The greatest resident memory of this process in bytes after ten train steps, which is all that it does."""
+"""Run ten train steps, and print the peak resident memory of this process in bytes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import jax
 from benchmarks.train import TRAIN
 
 
-def greatest() -> int:
-    """The greatest resident memory so far; what Linux reports of resources counts the parent's, too."""
+def peak_resident() -> int:
+    """Return the peak resident memory so far; on Linux, ``getrusage`` would include that of the parent process."""
     status = Path('/proc/self/status')
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith('VmHWM'))
@@ -24,4 +24,4 @@ if __name__ == '__main__':
     step = TRAIN[sys.argv[1]](int(sys.argv[2]), int(sys.argv[3]))
     for _ in range(10):
         jax.block_until_ready(step())
-    print(greatest())
+    print(peak_resident())

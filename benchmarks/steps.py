@@ -1,7 +1,7 @@
-"""One step of Adam, by this library and by its peers, on the same weights and gradients.
+"""One step of Adam by this library and by its peers, on the same weights and gradients.
 
-Each returns its last weight to wait for: what one compiled function makes is ready at once. That is got without
-brainstate's way of reading a State, which is no part of an update.
+Each step returns the last weight, which the benchmark waits for; all outputs of a compiled function become ready
+together. The weight is read as an attribute of the State, because the cost of ``State.value`` is not part of an update.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ Gradients = dict[str, jax.Array]
 
 
 class MissingPeerError(Exception):
-    """A peer is not installed."""
+    """Raised if the library of a peer is not installed."""
 
 
 def ours(gradients: Gradients, clip: float | None) -> Step:
-    """``update``, called eagerly, as it comes: the weights' buffers are not donated."""
+    """``update``, called eagerly with default settings: the buffers of the weights are not donated."""
     return _ours(gradients, clip, donate_weights=False)
 
 
 def ours_donating(gradients: Gradients, clip: float | None) -> Step:
-    """The same with ``donate_weights``."""
+    """``update``, called eagerly with ``donate_weights``."""
     return _ours(gradients, clip, donate_weights=True)
 
 
@@ -52,7 +52,7 @@ def _ours(gradients: Gradients, clip: float | None, donate_weights: bool) -> Ste
 
 
 def by_hand(gradients: Gradients, clip: float | None) -> Step:
-    """The same mathematics on plain lists under ``jax.jit``, all buffers donated."""
+    """The same mathematics on plain lists of arrays under ``jax.jit``, with all buffers donated."""
     g = list(gradients.values())
 
     def update(w: Any, m: Any, v: Any, t: Any, g: Any) -> Any:
@@ -78,13 +78,13 @@ def by_hand(gradients: Gradients, clip: float | None) -> Step:
 
 
 def chain(clip: float | None) -> optax.GradientTransformation:
-    """Adam from optax's parts."""
+    """Return Adam, composed of optax transformations."""
     clipping = [optax.clip_by_global_norm(clip)] if clip is not None else []
     return optax.chain(*clipping, optax.scale_by_adam(), optax.scale(-1e-3))
 
 
 def optax_update(tx: optax.GradientTransformation) -> Callable[[Any, Any, Any], Any]:
-    """New weights and state from weights, state and gradients."""
+    """Return a function from weights, state and gradients to new weights and state."""
 
     def update(params: Any, state: Any, g: Any) -> Any:
         updates, state = tx.update(g, state, params)
@@ -94,7 +94,7 @@ def optax_update(tx: optax.GradientTransformation) -> Callable[[Any, Any, Any], 
 
 
 def optax_chain(gradients: Gradients, clip: float | None) -> Step:
-    """optax's transformations in a chain under ``jax.jit``, all buffers donated."""
+    """A chain of optax transformations under ``jax.jit``, with all buffers donated."""
     tx = chain(clip)
     compiled = jax.jit(optax_update(tx), donate_argnums=(0, 1))
     params = {name: jnp.ones_like(g) for name, g in gradients.items()}
@@ -110,7 +110,7 @@ def optax_chain(gradients: Gradients, clip: float | None) -> Step:
 
 
 def flax_nnx(gradients: Gradients, clip: float | None) -> Step:
-    """``flax.nnx.Optimizer`` around the same chain under ``nnx.jit``, which donates nothing by itself."""
+    """``flax.nnx.Optimizer`` around the same chain under ``nnx.jit``, which donates nothing by default."""
     try:
         from flax import nnx
     except ImportError as error:
@@ -134,7 +134,7 @@ def flax_nnx(gradients: Gradients, clip: float | None) -> Step:
 
 
 def braintools(gradients: Gradients, clip: float | None) -> Step:
-    """braintools.optim's ``update``, called eagerly."""
+    """``update`` of braintools.optim, called eagerly."""
     try:
         from braintools.optim import Adam
     except ImportError as error:

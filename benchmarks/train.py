@@ -1,6 +1,6 @@
-"""A whole train step, gradient and Adam with clipping, of layers in a row; and what dispatch takes of it.
+"""A whole train step of a chain of layers: gradient, clipping and Adam.
 
-Each returns the loss to wait for: what one compiled function makes is ready at once.
+Each step returns the loss, which the benchmark waits for; all outputs of a compiled function become ready together.
 """
 
 from __future__ import annotations
@@ -31,24 +31,25 @@ def loss(weights: list[Any], x: Any) -> Any:
     return jnp.mean(x**2)
 
 
-def first(leaves: int, side: int) -> tuple[list[jax.Array], jax.Array]:
+def initial(leaves: int, side: int) -> tuple[list[jax.Array], jax.Array]:
+    """Return random weights and a batch of inputs."""
     keys = jax.random.split(jax.random.key(0), leaves + 1)
     weights = [jax.random.normal(key, (side, side)) / side**0.5 for key in keys[1:]]
     return weights, jax.random.normal(keys[0], (BATCH, side))
 
 
 def with_states(jit: Jit, build: Callable[[dict[str, brainstate.ParamState]], Update], leaves: int, side: int) -> Step:
-    """A step on States, with the update that ``build`` makes for them."""
-    values, x = first(leaves, side)
+    """Return a train step on States, with the update that ``build`` returns for them."""
+    values, x = initial(leaves, side)
     states = {f'layer{i:03}': brainstate.ParamState(w) for i, w in enumerate(values)}
     update = build(states)
 
     @jit
     def step(x: Any) -> Any:
-        of_weights = brainstate.transform.grad(
+        gradient = brainstate.transform.grad(
             lambda: loss([s.value for s in states.values()], x), states, return_value=True
         )
-        grads, value = of_weights()
+        grads, value = gradient()
         update(grads)
         return value
 
@@ -60,16 +61,17 @@ def with_states(jit: Jit, build: Callable[[dict[str, brainstate.ParamState]], Up
 
 
 def ours(states: dict[str, brainstate.ParamState]) -> Update:
+    """Adam of this library."""
     return bo.Adam(1e-3, grad_clip_norm=1.0).register_trainable_weights(states).update
 
 
 def optax_in_states(states: dict[str, brainstate.ParamState]) -> Update:
-    """The optax chain with its arrays in States: what of a step brainstate's dispatch takes."""
+    """The optax chain with its arrays in States, which shows the cost of brainstate's dispatch."""
     tx = chain(1.0)
-    memory = brainstate.LongTermState(tx.init({name: s.value for name, s in states.items()}))
+    opt_state = brainstate.LongTermState(tx.init({name: s.value for name, s in states.items()}))
 
     def update(grads: Any) -> None:
-        updates, memory.value = tx.update(grads, memory.value)
+        updates, opt_state.value = tx.update(grads, opt_state.value)
         for name, state in states.items():
             state.value = state.value + updates[name]
 
@@ -77,8 +79,8 @@ def optax_in_states(states: dict[str, brainstate.ParamState]) -> Update:
 
 
 def by_hand(leaves: int, side: int) -> Step:
-    """The optax chain under ``jax.jit``, arrays threaded through and donated."""
-    weights, x = first(leaves, side)
+    """The optax chain under ``jax.jit``, with all arrays passed as arguments and donated."""
+    weights, x = initial(leaves, side)
     tx = chain(1.0)
 
     def update(weights: Any, state: Any, x: Any) -> Any:

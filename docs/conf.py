@@ -1,4 +1,4 @@
-"""Sphinx: a small site from these pages and the docstrings."""
+"""Sphinx configuration: build the site from the pages in this folder and the docstrings."""
 
 import sys
 from pathlib import Path

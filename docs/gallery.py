@@ -1,4 +1,4 @@
-"""Draw every schedule, and write the page that shows them: the pictures are made by the library itself."""
+"""Plot every schedule with ``schedule.plot()``, and write the page that shows the plots."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ SCHEDULES = [
 
 
 def write(folder: Path) -> None:
-    """The page ``folder/schedules.md`` and its pictures in ``folder/gallery``."""
+    """Write the page ``folder/schedules.md``, and its plots to ``folder/gallery``."""
     pictures = folder / 'gallery'
     pictures.mkdir(exist_ok=True)
-    page = ['# Schedules', '', 'The rate over 100 epochs, drawn by `schedule.plot()`.', '']
+    page = ['# Schedules', '', 'The learning rate of each schedule over 100 epochs, drawn by `schedule.plot()`.', '']
     names = vars(optim)
     for i, expression in enumerate(SCHEDULES):
         figure = Figure(figsize=(6, 2.4), layout='constrained')
@@ -54,6 +54,7 @@ def write(folder: Path) -> None:
 
 
 def show(figure: Figure, path: Path, expression: str) -> list[str]:
+    """Save a plot, and return the lines of the section that shows it."""
     for ax in figure.axes:
         ax.spines['top'].set_visible(False)
         ax.grid(alpha=0.25)
@@ -71,7 +72,7 @@ def show(figure: Figure, path: Path, expression: str) -> list[str]:
 
 
 def draw_plateau(figure: Figure) -> None:
-    """A rate that follows a loss which falls ever more slowly."""
+    """Plot the learning rate of ReduceLROnPlateau for a noisy loss that levels off."""
     schedule = optim.ReduceLROnPlateau(0.1, factor=0.5, patience=5)
     losses = np.exp(-np.arange(101) / 15) + 0.05 * np.random.default_rng(0).random(101)
     rates = []

@@ -1,4 +1,4 @@
-"""Write the page of measurements from the newest kept result: ``make bench OUTPUT=benchmarks/results``."""
+"""Write the page on speed from the latest recorded results (``make bench OUTPUT=benchmarks/results``)."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from benchmarks.report import gpu_table, tables
 
 
 def write(folder: Path) -> None:
-    """The page ``folder/speed.md`` and its picture in ``folder/gallery``."""
+    """Write the page ``folder/speed.md``, and its plot to ``folder/gallery``."""
     files = sorted((folder.parent / 'benchmarks' / 'results').glob('*.json'))
-    kept = [json.loads(file.read_text()) for file in files]
+    results = [json.loads(file.read_text()) for file in files]
     page = ['# Speed', '']
-    if not kept:
-        page += ['No measurements are kept. `make bench` prints them.', '']
-    for result in [result for result in kept if 'steps' in result][-1:]:
+    if not results:
+        page += ['No results are recorded. `make bench` runs the benchmarks and prints the results.', '']
+    for result in [result for result in results if 'steps' in result][-1:]:
         figure = Figure(figsize=(7, 2.8), layout='constrained')
         draw(figure, result)
         (folder / 'gallery').mkdir(exist_ok=True)
         figure.savefig(folder / 'gallery' / 'speed.png', dpi=110)
-        page += [*tables(result), '![Milliseconds by leaves and by weights](gallery/speed.png)', '']
-    for result in [result for result in kept if 'bandwidth' in result][-1:]:
+        page += [*tables(result), '![Update time by number of leaves and by number of weights](gallery/speed.png)', '']
+    for result in [result for result in results if 'bandwidth' in result][-1:]:
         page += ['## On a GPU', '', *gpu_table(result)]
-    page += ['`make bench` measures anew; `make gpu` does it on a GPU.', '']
+    page += ['To repeat the measurements, run `make bench`, or `make gpu` on a GPU.', '']
     (folder / 'speed.md').write_text('\n'.join(page))
 
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
-    """The time of an update by the number of leaves, and by that of weights."""
+    """Plot the time of an update against the number of leaves and the number of weights."""
     left, right = figure.subplots(1, 2, sharey=True)
     for ax, rows, x in ((left, result['by leaves'], 'leaves'), (right, result['by weights'], 'weights')):
         for peer in rows[0]['ms']:
@@ -39,5 +39,5 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
         ax.set_xlabel(f'{x} in 4 leaves' if x == 'weights' else x)
         ax.spines[['top', 'right']].set_visible(False)
         ax.grid(alpha=0.25)
-    left.set_ylabel('ms')
+    left.set_ylabel('time of an update (ms)')
     left.legend()

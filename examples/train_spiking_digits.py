@@ -1,16 +1,16 @@
 """Train a recurrent spiking network on handwritten digits, with a scheduled learning rate and clipped gradients.
 
-The 1797 images of scikit-learn's digits (8 x 8 pixels, nothing to download) become random spike
-trains: the brighter a pixel, the more often it fires. They drive leaky integrate-and-fire neurons,
-which drive each other too, and a leaky readout gathers the evidence for each digit. RAdam or Adam of
-``braintools_optim`` trains all weights through surrogate gradients. The learning rate rises along a
-line and then falls along a cosine; the gradients of all weights together are clipped by their norm.
+The 1797 images of scikit-learn's digits dataset (8 x 8 pixels, included in scikit-learn) are encoded as
+random spike trains: brighter pixels fire more often. The spikes drive recurrently connected leaky
+integrate-and-fire neurons, and a leaky readout accumulates the evidence for each digit. RAdam or Adam of
+``braintools_optim`` trains all weights with surrogate gradients. The learning rate first increases
+linearly and then follows a cosine decay. The gradients are clipped by their global norm.
 
     pip install -e '.[examples]'
     python examples/train_spiking_digits.py
     python examples/train_spiking_digits.py --no-clip --output without_clipping.png
 
-It prints the accuracy on the third of the images held out, and draws the training to a file.
+The script prints the accuracy on the held-out third of the images and saves plots of the training.
 """
 
 import argparse
@@ -32,17 +32,17 @@ from tqdm import tqdm
 
 from braintools_optim import Adam, CosineAnnealingLR, Optimizer, RAdam, WarmupScheduler, global_norm
 
-MAX_RATE = 200 * u.Hz  # of the spikes of the brightest pixels
+MAX_RATE = 200 * u.Hz  # the firing rate of the brightest pixels
 OPTIMIZERS: dict[str, type[Optimizer]] = {'radam': RAdam, 'adam': Adam}
 History = dict[str, list[float]]
 
 
 class SpikingNetwork(brainstate.nn.Module):
-    """Input spikes to recurrent LIF neurons, by way of synaptic currents in nA, to a leaky readout."""
+    """Recurrent LIF neurons that receive input spikes as synaptic currents in nA, followed by a leaky readout."""
 
     def __init__(self, n_in: int, n_hidden: int, n_out: int):
         super().__init__()
-        # The scales start the neurons off between silence and steady firing, neither of which passes gradients well.
+        # With these scales, neurons start neither silent nor firing steadily; in both cases gradients would be poor.
         feedforward, recurrent = (braintools.init.KaimingNormal(scale, unit=u.nA) for scale in (0.3, 0.05))
         no_current = braintools.init.ZeroInit(unit=u.nA)
         self.feedforward = brainstate.nn.Linear(n_in, n_hidden, w_init=feedforward, b_init=no_current)
@@ -67,29 +67,30 @@ class SpikingNetwork(brainstate.nn.Module):
 
 
 def load_images(seed: int) -> list[np.ndarray]:
-    """Images of brightness 0 to 1, and their digits: x_train, x_test, y_train, y_test."""
+    """Return x_train, x_test, y_train and y_test: images with brightness from 0 to 1, and their digits."""
     images, digits = load_digits(return_X_y=True)
     images = (images / 16).astype(np.float32)
     return train_test_split(images, digits, test_size=1 / 3, stratify=digits, random_state=seed)
 
 
 def encode(images: jax.Array, n_steps: int) -> jax.Array:
-    """Spike trains, time first: a pixel fires in each step with a probability in proportion to its brightness."""
+    """Return spike trains, time first; the firing probability in each step is proportional to the pixel brightness."""
     probability = images * (MAX_RATE * brainstate.environ.get_dt())
     return brainstate.random.bernoulli(probability, (n_steps, *images.shape)).astype(images.dtype)
 
 
 def build_optimizer(args: argparse.Namespace, n_updates: int) -> Optimizer:
-    """The algorithm, and a schedule that counts updates: a tenth of them to warm up, the rest along a cosine."""
+    """Build an optimizer whose schedule counts updates: warm-up for a tenth of them, then cosine decay."""
     warmup = n_updates // 10
     cosine = CosineAnnealingLR(args.lr, T_max=n_updates - warmup)
     schedule = WarmupScheduler(cosine, warmup_epochs=warmup, warmup_start_lr=args.lr / 100)
     clip_norm = None if args.no_clip else args.clip_norm
-    return OPTIMIZERS[args.optimizer](lr=schedule, grad_clip_norm=clip_norm, norm_unit='own')  # nA and 1 in one norm
+    # The global norm covers weights in nA and unitless weights; norm_unit='own' states that this is intended.
+    return OPTIMIZERS[args.optimizer](lr=schedule, grad_clip_norm=clip_norm, norm_unit='own')
 
 
 def build_steps(network: SpikingNetwork, optimizer: Optimizer, n_steps: int) -> tuple[Callable, Callable]:
-    """Two compiled functions of images and digits: one updates the weights and measures, one gives the accuracy."""
+    """Return two compiled functions of images and digits: a training step and a function that returns the accuracy."""
     weights = network.states(brainstate.ParamState)
     optimizer.register_trainable_weights(weights)
 
@@ -116,7 +117,7 @@ def build_steps(network: SpikingNetwork, optimizer: Optimizer, n_steps: int) -> 
 
 
 def train(args: argparse.Namespace) -> History:
-    """Train a new network. What is measured at each update, and after each epoch the accuracy on the test images."""
+    """Train a new network, and return the metrics of each update and the test accuracy after each epoch."""
     x_train, x_test, y_train, y_test = load_images(args.seed)
     n_batches = len(x_train) // args.batch_size
     if n_batches == 0:
@@ -129,7 +130,7 @@ def train(args: argparse.Namespace) -> History:
     history = defaultdict(list)
     with tqdm(total=args.epochs * n_batches, unit='update') as bar:
         for _ in range(args.epochs):
-            # Whole batches only, as another shape would compile again; the images left over sit this epoch out.
+            # Use full batches only, because another shape would be compiled again; skip the remaining images.
             for batch in rng.permutation(len(x_train))[: n_batches * args.batch_size].reshape(n_batches, -1):
                 brainstate.nn.reset_all_states(network, batch_size=len(batch))
                 for name, value in train_step(x_train[batch], y_train[batch]).items():
@@ -143,37 +144,37 @@ def train(args: argparse.Namespace) -> History:
 
 
 def report(history: History, args: argparse.Namespace) -> None:
-    """Print the accuracy reached, and what clipping had to do."""
+    """Print the gradient norms, the number of clipped updates and the test accuracy."""
     norms = np.array(history['norm'])
     clipped = 'would have been clipped' if args.no_clip else 'were clipped'
-    print(f'gradient norm before clipping: {np.median(norms):.2f} in the median, {norms.max():.2f} at most')
+    print(f'gradient norm before clipping: median {np.median(norms):.2f}, maximum {norms.max():.2f}')
     print(f'{(norms > args.clip_norm).sum()} of {len(norms)} updates {clipped} at {args.clip_norm:g}')
     print(f'test accuracy: {history["test accuracy"][-1]:.1%}')
 
 
-def draw(history: History, args: argparse.Namespace) -> None:
-    """Draw the course of the training to ``args.output``."""
+def plot(history: History, args: argparse.Namespace) -> None:
+    """Plot loss, accuracy, learning rate and gradient norm, and save the figure to ``args.output``."""
     epochs = np.arange(1, args.epochs + 1)
     updates = np.linspace(0, args.epochs, len(history['loss']), endpoint=False)
     mean = {name: np.reshape(history[name], (args.epochs, -1)).mean(axis=1) for name in ('loss', 'accuracy', 'norm')}
 
-    def draw_trace(panel: Axes, name: str, color: str) -> None:
+    def plot_updates(panel: Axes, name: str, color: str) -> None:
         panel.semilogy(updates, history[name], '.', color=color, alpha=0.25, markersize=3, label='each update')
-        panel.semilogy(epochs - 0.5, mean[name], '.-', color=color, label='mean of an epoch')
+        panel.semilogy(epochs - 0.5, mean[name], '.-', color=color, label='mean over an epoch')
 
     figure = Figure(figsize=(10, 6.5), layout='constrained')
     (loss, accuracy), (lr, norm) = figure.subplots(2, 2, sharex=True)
-    draw_trace(loss, 'loss', 'C0')
+    plot_updates(loss, 'loss', 'C0')
     loss.set(title='Loss', ylabel='cross-entropy (nats)')
-    accuracy.plot(epochs - 0.5, 100 * mean['accuracy'], '.-', color='C0', label='train, mean of an epoch')
-    accuracy.plot(epochs, 100 * np.array(history['test accuracy']), '.-', color='C1', label='test, after an epoch')
+    accuracy.plot(epochs - 0.5, 100 * mean['accuracy'], '.-', color='C0', label='training, mean over an epoch')
+    accuracy.plot(epochs, 100 * np.array(history['test accuracy']), '.-', color='C1', label='test, after each epoch')
     accuracy.set(title='Accuracy', ylabel='correct (%)')
     lr.plot(updates, history['lr'], color='C2')
     lr.set(title='Learning rate: linear warm-up, then cosine', ylabel='learning rate', xlabel='epoch')
-    draw_trace(norm, 'norm', 'C3')
-    label = f'clip at {args.clip_norm:g}' + (' (switched off)' if args.no_clip else '')
+    plot_updates(norm, 'norm', 'C3')
+    label = f'clip at {args.clip_norm:g}' + (' (disabled)' if args.no_clip else '')
     norm.axhline(args.clip_norm, color='black', linestyle='--', linewidth=1.2, label=label)
-    norm.set(title='Gradient norm before clipping', ylabel='norm of all gradients', xlabel='epoch')
+    norm.set(title='Gradient norm before clipping', ylabel='global norm of the gradients', xlabel='epoch')
     for panel in (loss, accuracy, norm):
         panel.legend(frameon=False, markerscale=1.5)
     for panel in figure.axes:
@@ -181,29 +182,29 @@ def draw(history: History, args: argparse.Namespace) -> None:
         panel.spines[['top', 'right']].set_visible(False)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.output, dpi=150)
-    print(f'picture: {args.output.resolve()}')
+    print(f'saved plots to {args.output.resolve()}')
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
+def positive_int(text: str) -> int:
+    """Parse an integer >= 1."""
     if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f'{number} is not at least 1')
+        raise argparse.ArgumentTypeError(f'{number} is not >= 1')
     return number
 
 
 def parse_args() -> argparse.Namespace:
-    summary = (__doc__ or '').partition('\n')[0]
-    parser = argparse.ArgumentParser(description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--epochs', type=positive, default=40, help='passes over the training images')
-    parser.add_argument('--batch-size', type=positive, default=32, help='images in an update')
-    parser.add_argument('--hidden', type=positive, default=128, help='recurrent neurons')
-    parser.add_argument('--steps', type=positive, default=80, help='time steps of 1 ms that an image is shown for')
-    parser.add_argument('--optimizer', choices=OPTIMIZERS, default='radam', help='algorithm')
-    parser.add_argument('--lr', type=float, default=0.02, help='highest learning rate')
-    parser.add_argument('--clip-norm', type=float, default=1.0, help='greatest norm of all gradients together')
-    parser.add_argument('--no-clip', action='store_true', help='leave the gradients as they are')
-    parser.add_argument('--seed', type=int, default=0, help='of the split, the weights, the batches and the spikes')
-    parser.add_argument('--output', type=Path, default=Path('spiking_digits.png'), help='file for the picture')
+    description = (__doc__ or '').partition('\n')[0]
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--epochs', type=positive_int, default=40, help='passes over the training images')
+    parser.add_argument('--batch-size', type=positive_int, default=32, help='images per update')
+    parser.add_argument('--hidden', type=positive_int, default=128, help='number of recurrent neurons')
+    parser.add_argument('--steps', type=positive_int, default=80, help='time steps of 1 ms per image')
+    parser.add_argument('--optimizer', choices=OPTIMIZERS, default='radam', help='optimization algorithm')
+    parser.add_argument('--lr', type=float, default=0.02, help='maximum learning rate')
+    parser.add_argument('--clip-norm', type=float, default=1.0, help='maximum global norm of the gradients')
+    parser.add_argument('--no-clip', action='store_true', help='do not clip the gradients')
+    parser.add_argument('--seed', type=int, default=0, help='random seed of the split, weights, batches and spikes')
+    parser.add_argument('--output', type=Path, default=Path('spiking_digits.png'), help='file for the plots')
     return parser.parse_args()
 
 
@@ -212,7 +213,7 @@ def main() -> None:
     brainstate.environ.set(dt=1 * u.ms)
     history = train(args)
     report(history, args)
-    draw(history, args)
+    plot(history, args)
 
 
 if __name__ == '__main__':
