@@ -83,7 +83,19 @@ class Recorded(Option[Any]):
         instance.write_option(self.name, value)
 
 
-class Optimizer(StageOptions, Scheduled, Saved, Rule, BuiltNode):
+class States:
+    """The States of an optimizer. They are no fields, which is why they stand in a class of their own."""
+
+    settings: Settings
+    opt_state: OptimState | None
+    """The State of the optimizer state, None before weights are registered."""
+    step_count: OptimState
+    """The State of the number of updates."""
+    metrics_state: OptimState | None
+    """The State of the metrics, None without ``metrics=True``."""
+
+
+class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
     r"""Base of all optimizers: everything but the rule.
 
     An update clips the gradients by their global norm and then by value, adds ``weight_decay`` times the weight, asks
@@ -162,12 +174,6 @@ class Optimizer(StageOptions, Scheduled, Saved, Rule, BuiltNode):
 
     __signature__: ClassVar[inspect.Signature]
     graph_invisible_attrs = ('_is_built', '_core', '_updater')  # brainstate must not copy these
-    settings: Settings
-    opt_state: OptimState | None
-    """The State of the optimizer state, None before weights are registered."""
-    step_count: OptimState
-    """The State of the number of updates."""
-    metrics_state: OptimState | None
     replaces_gradient: ClassVar[bool] = False
     """Whether an update computes another gradient than the given one, as :class:`SAM` does."""
 
@@ -193,7 +199,7 @@ class Optimizer(StageOptions, Scheduled, Saved, Rule, BuiltNode):
 
     if not TYPE_CHECKING:  # checkers and editors make the constructor from the fields
 
-        def __init__(self, *args, **kwargs):
+        def __init__(self, /, *args, **kwargs):
             cls = type(self)
             fields = fields_of(cls)
             options = self.resolve(bind(cls.__name__, signature_of(fields), args, kwargs))

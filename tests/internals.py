@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 import braintools_optim as bo
-from braintools_optim import buffers, donation
-from braintools_optim.buffers import IN_PLACE, QUICKLY, block_for, compiler_options, is_known
-from braintools_optim.options import to_leaf
-from braintools_optim.precision import from_working, round_stochastically, to_working
-from braintools_optim.rule import TreeRule
+from braintools_optim.compiled import buffers, plan
+from braintools_optim.compiled.access import is_as_known, is_plain, may_access_directly, read, write
+from braintools_optim.compiled.buffers import IN_PLACE, QUICKLY, block_for, compiler_options, is_known
+from braintools_optim.options.fields import fields_of
+from braintools_optim.options.kinds import BELOW_ONE, Number
 from braintools_optim.rules.adam import sma_length
-from braintools_optim.shared_options import SHARED
-from braintools_optim.states import is_as_known, is_plain, may_touch, read, write
-from braintools_optim.weights import flatten_states
+from braintools_optim.step.rule import GroupRule
+from braintools_optim.weights.precision import from_working, round_stochastically, to_working
+from braintools_optim.weights.unique_states import flatten_states
 
 __all__ = [
     'IN_PLACE',
@@ -26,12 +27,12 @@ __all__ = [
     'QUICKLY',
     'SHARED',
     'STATE_PATHS',
-    'TreeRule',
+    'GroupRule',
+    'as_decay',
     'block_for',
     'buffers',
     'compiler_options',
     'configuration',
-    'donation',
     'flatten_states',
     'from_working',
     'group_state',
@@ -39,24 +40,28 @@ __all__ = [
     'is_known',
     'is_plain',
     'master_copies',
-    'may_touch',
+    'may_access_directly',
     'option_schedule_path',
     'option_schedules',
     'own_options',
     'place_slot',
+    'plan',
     'read',
     'round_stochastically',
     'set_update_counts',
     'slots_of',
     'sma_length',
     'state_leaves',
-    'to_leaf',
     'to_working',
     'update_counts',
     'weights_by_name',
     'write',
 ]
 
+SHARED = {
+    name: own.default for name, own in fields_of(bo.Optimizer).items() if own.init and not own.last and name != 'lr'
+}
+"""The options that every optimizer takes by keyword, with their defaults."""
 NO_SLOTS = ('step', 'skipped', 'tree', 'master')
 STATE_PATHS = {'opt_state', 'settings.step_count', 'settings.values'}
 """The paths of an optimizer's States in brainstate's graph, besides those of its schedules."""
@@ -79,19 +84,24 @@ def option_schedules(optimizer: bo.Optimizer, group: int) -> list[bo.LRScheduler
 
 def own_options(optimizer: bo.Optimizer) -> list[set[str]]:
     """Return, for each group, the names of the options that it does not share with the optimizer."""
-    return optimizer.settings.own
+    return optimizer.settings.overridden
 
 
 def configuration(optimizer: bo.Optimizer) -> list[Any]:
     """Return all that an optimizer keeps besides its States, to be compared."""
     settings = optimizer.settings
     attributes = {name: value for name, value in vars(optimizer).items() if not name.startswith('_')}
-    return [settings.own, settings.schedules, list(optimizer._freezing), attributes]
+    return [settings.overridden, settings.schedules, list(optimizer._core.freezing), attributes]
 
 
 def weights_by_name(optimizer: bo.Optimizer) -> dict[str, Any]:
     """Return the values of the registered weights, leaf by leaf."""
-    return optimizer._weights.named()
+    return optimizer._core.weights.named()
+
+
+def as_decay(beta: Any) -> bo.Decay:
+    """Return a decay rate in the form in which a rule reads it."""
+    return Number(BELOW_ONE, decay=True).to_leaf(beta)
 
 
 # the optimizer state
@@ -121,13 +131,14 @@ def set_update_counts(optimizer: bo.Optimizer, counts: dict[str, int]) -> None:
     """Change how often each weight is said to have been updated."""
     value, dtype = optimizer.opt_state.value, optimizer.opt_state.value['step'].dtype
     step = jnp.asarray([counts[name] for name in optimizer.weight_names], dtype)
-    optimizer.opt_state.value = {**value, 'step': step}
+    optimizer.opt_state.value = dataclasses.replace(value, step=step)
 
 
 def place_slot(optimizer: bo.Optimizer, slot: str, name: str, sharding: Any) -> None:
     """Move one slot of one weight to another sharding."""
     value = optimizer.opt_state.value
-    optimizer.opt_state.value = {**value, slot: {**value[slot], name: jax.device_put(value[slot][name], sharding)}}
+    moved = {**value.slots[slot], name: jax.device_put(value.slots[slot][name], sharding)}
+    optimizer.opt_state.value = dataclasses.replace(value, slots={**value.slots, slot: moved})
 
 
 def state_leaves(optimizer: bo.Optimizer, without_skips: bool = False) -> list[Any]:

@@ -18,4 +18,4 @@ PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').g
 def test_python_blocks_run(page: Path) -> None:
     namespace: dict[str, Any] = {'__name__': page.stem}
     for _, block in re.findall(r'^( *)```python\n(.*?)^\1```', page.read_text(), flags=re.MULTILINE | re.DOTALL):
-        exec(compile(textwrap.dedent(block), page.name, 'exec'), namespace)
+        exec(compile(textwrap.dedent(block), page.name, 'exec', dont_inherit=True), namespace)

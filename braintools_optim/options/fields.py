@@ -96,6 +96,9 @@ class Option(Generic[T]):
     def __set__(self, instance: Any, value: T) -> None:
         instance.write_option(self.name, value)
 
+    def __delete__(self, instance: Any) -> None:
+        raise AttributeError(f'The option {self.name} of {type(instance).__name__} cannot be deleted.')
+
 
 DECLARED: WeakKeyDictionary[type, dict[str, Field]] = WeakKeyDictionary()
 """The fields that each class itself declares; kept here, so that an option may have any name."""
@@ -141,8 +144,9 @@ def declare_fields(cls: type) -> dict[str, Field]:
             keyword_only = True
         if name.startswith('_') or name not in vars(cls) or get_origin(hint) is ClassVar or hint is ClassVar:
             continue
-        inherited = getattr(super(cls, cls), name, None)
-        if inherited is not None and not any(name in DECLARED.get(base, {}) for base in cls.__mro__[1:]):
+        bases = cls.__mro__[1:]
+        is_taken = any(name in vars(base) or name in inspect.get_annotations(base) for base in bases)
+        if is_taken and not any(name in DECLARED.get(base, {}) for base in bases):
             raise TypeError(f'Invalid option {name} of {cls.__name__}. Must not be the name of an attribute or method.')
         found[name] = own = field_of(cls, name, hint, vars(cls)[name], keyword_only)
         if own.init_only:
@@ -159,7 +163,8 @@ def evaluated(cls: type, name: str, annotation: Any) -> Any:
     if not isinstance(annotation, str):
         return annotation
     try:
-        return eval(annotation, vars(sys.modules[cls.__module__]), dict(vars(cls)))
+        module = sys.modules.get(cls.__module__)
+        return eval(annotation, {} if module is None else vars(module), dict(vars(cls)))
     except NameError as error:
         if name.startswith('_') or name not in vars(cls):
             return Any

@@ -15,12 +15,47 @@ from braintools_optim.rules.shared_options import SharedOptions
 from braintools_optim.step.rule import GroupInfo, GroupRule, Leaves
 from braintools_optim.step.state import OptimizerState
 
-__all__ = ['OptaxOptimizer', 'to_optax']
+__all__ = ['OptaxOptimizer', 'OptaxRule', 'to_optax']
 
 Array = jax.Array
 
 
-class OptaxOptimizer(GroupRule, Optimizer):
+class OptaxDirection(GroupRule):
+    """A rule whose direction is what the optax transformation ``tx`` returns, with the opposite sign."""
+
+    tx: Any
+
+    def init_group(self, weights: Leaves, hp: Hyperparameters) -> Any:
+        return self.tx.init(weights)
+
+    def group_direction(
+        self, g: Leaves, w: Leaves, state: Any, hp: Hyperparameters, info: GroupInfo
+    ) -> tuple[Leaves, Any]:
+        updates, state = self.tx.update(g, state, w, **info.extra)
+        return jax.tree.map(lambda u: -u, updates), state
+
+
+class OptaxRule(OptaxDirection, Optimizer):
+    """An optimizer with such a rule, whose constructor sets ``tx``."""
+
+    def resolve(self, options: dict[str, Any]) -> dict[str, Any]:
+        if options['state_dtype'] is not None:
+            raise ValueError(f'Invalid state_dtype. {type(self).__name__} keeps its state in the dtypes of optax.')
+        return options
+
+    def update(self, grads: Any, *, value: Any = None, value_fn: Any = None, **arguments: Any) -> None:
+        """Update the weights in place.
+
+        Arguments that :meth:`Optimizer.update` does not list go to the transformation, like ``value`` and ``value_fn``.
+        """
+        known = {name: arguments.pop(name) for name in ('loss_unit', 'partial', 'loss_scale') if name in arguments}
+        self.update_with(grads, arguments | self.extra_args(value, value_fn), **known)
+
+    def extra_args(self, value: Any, value_fn: Any) -> dict[str, Any]:
+        return {name: given for name, given in (('value', value), ('value_fn', value_fn)) if given is not None}
+
+
+class OptaxOptimizer(OptaxRule):
     r"""Any optax transformation. What the transformation returns is added to the weights.
 
     .. math:: w \leftarrow w + \eta \, u(g), \qquad u = \mathrm{tx.update}
@@ -56,6 +91,7 @@ class OptaxOptimizer(GroupRule, Optimizer):
 
     def __init__(
         self,
+        /,
         tx: optax.GradientTransformation | None = None,
         lr: LearningRate | None = None,
         weight_decay: WeightDecay = 0.0,
@@ -65,32 +101,10 @@ class OptaxOptimizer(GroupRule, Optimizer):
     ):
         if tx is not None and not isinstance(tx, optax.GradientTransformation):
             raise TypeError(f'Invalid tx={tx!r}. Must be an optax.GradientTransformation.')
-        if shared.get('state_dtype') is not None:
-            raise ValueError(f'Invalid state_dtype. {type(self).__name__} keeps its state in the dtypes of optax.')
         rate: LearningRate = (1e-3 if tx is None else 1.0) if lr is None else lr
         self.tx = optax.with_extra_args_support(tx or optax.chain(optax.scale_by_adam(), optax.scale(-1.0)))
         options: Any = {'weight_decay': weight_decay, 'grad_clip_norm': grad_clip_norm}
         super().__init__(lr=rate, grad_clip_value=grad_clip_value, **options, **shared)
-
-    def init_group(self, weights: Leaves, hp: Hyperparameters) -> Any:
-        return self.tx.init(weights)
-
-    def group_direction(
-        self, g: Leaves, w: Leaves, state: Any, hp: Hyperparameters, info: GroupInfo
-    ) -> tuple[Leaves, Any]:
-        updates, state = self.tx.update(g, state, w, **info.extra)
-        return jax.tree.map(lambda u: -u, updates), state
-
-    def update(self, grads: Any, *, value: Any = None, value_fn: Any = None, **arguments: Any) -> None:
-        """Update the weights in place.
-
-        Arguments that :meth:`Optimizer.update` does not list go to the transformation, like ``value`` and ``value_fn``.
-        """
-        known = {name: arguments.pop(name) for name in ('loss_unit', 'partial', 'loss_scale') if name in arguments}
-        self.update_with(grads, arguments | self.extra_args(value, value_fn), **known)
-
-    def extra_args(self, value: Any, value_fn: Any) -> dict[str, Any]:
-        return {name: given for name, given in (('value', value), ('value_fn', value_fn)) if given is not None}
 
 
 class ToOptaxState(NamedTuple):

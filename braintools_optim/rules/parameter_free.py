@@ -361,7 +361,7 @@ class PolyakSGD(RealGroupRule, Optimizer):
         value = brainunit.get_mantissa(info.extra.get('value'))
         if value is None or jnp.shape(value) != ():
             raise ValueError(
-                f'Invalid value={value}. PolyakSGD must be told the loss, a number: '
+                f'Invalid value={value}. PolyakSGD needs the loss, a number: '
                 'update(grads, value=loss) or minimize(loss_fn).'
             )
         gap = jnp.maximum(hp.f_min - value if hp.maximize else value - hp.f_min, 0)

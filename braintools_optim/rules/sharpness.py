@@ -69,7 +69,7 @@ class SAM(Optimizer):
 
     replaces_gradient: ClassVar[bool] = True
 
-    def __init__(self, base_optimizer: Optimizer, rho: float = 0.05, adaptive: bool = False):
+    def __init__(self, /, base_optimizer: Optimizer, rho: float = 0.05, adaptive: bool = False):
         if not isinstance(base_optimizer, Optimizer) or base_optimizer.replaces_gradient:
             raise TypeError(f'Invalid base_optimizer={base_optimizer!r}. Must be an Optimizer other than SAM.')
         self.base_optimizer = base_optimizer

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Annotated, Any, Unpack
 
 import jax.numpy as jnp
 import optax
 
-from braintools_optim.learning_rate import LearningRate
+from braintools_optim.learning_rate import LearningRate, Rate
 from braintools_optim.optimizer import Optimizer
-from braintools_optim.options import Flag, Hyperparameters, Number, WeightDecay
+from braintools_optim.options import Argument, Flag, Hyperparameters, Number, WeightDecay
 from braintools_optim.options.kinds import AT_LEAST_ONE, UNIT
 from braintools_optim.rules.loss import loss_of_leaves
-from braintools_optim.rules.optax import OptaxOptimizer, to_optax
+from braintools_optim.rules.optax import OptaxRule, to_optax
 from braintools_optim.rules.shared_options import SharedOptions
 from braintools_optim.step.rule import GroupInfo, Leaves, as_reals
 from braintools_optim.weights.precision import from_working
 
 __all__ = ['LBFGS', 'Lookahead']
 
-MEMORY_SIZE = SYNC_PERIOD = Number(AT_LEAST_ONE, integer=True)
+SYNC_PERIOD = Number(AT_LEAST_ONE, integer=True)
 ALPHA = Number(UNIT)
 LINESEARCHES = {
     'zoom': lambda: optax.scale_by_zoom_linesearch(max_linesearch_steps=100),
@@ -28,7 +28,22 @@ LINESEARCHES = {
 }
 
 
-class LBFGS(OptaxOptimizer):
+def check_linesearch(name: str, value: Any) -> Any:
+    """Return a line search by name or as a transformation, or None."""
+    if value is None or value in LINESEARCHES or isinstance(value, optax.GradientTransformation):
+        return value
+    known = f'Must be one of {sorted(LINESEARCHES)}, or an optax transformation.'
+    raise ValueError(f'Invalid linesearch={value!r}. Unknown linesearch method. {known}')
+
+
+def transformation(linesearch: Any) -> Any:
+    """Return a line search as a transformation."""
+    if linesearch is None:
+        return optax.identity()
+    return LINESEARCHES[linesearch]() if isinstance(linesearch, str) else linesearch
+
+
+class LBFGS(OptaxRule):
     r"""L-BFGS: the gradient times an estimate of the inverse Hessian, computed from the last few steps.
 
     .. math:: w_{t+1} = w_t - \eta \, s_t P_t g_t
@@ -69,29 +84,17 @@ class LBFGS(OptaxOptimizer):
     [1.0, 1.0]
     """
 
-    def __init__(
-        self,
-        lr: LearningRate = 1.0,
-        memory_size: int = 10,
-        scale_init_precond: bool = True,
-        linesearch: str | optax.GradientTransformationExtraArgs | None = None,
-        grad_clip_norm: float | None = None,
-        grad_clip_value: float | None = None,
-        **shared: Unpack[SharedOptions],
-    ):
-        memory_size = int(MEMORY_SIZE.check('memory_size', memory_size))
-        scale_init_precond = Flag().check('scale_init_precond', scale_init_precond)
-        search = optax.identity() if linesearch is None else linesearch
-        if isinstance(linesearch, str) and linesearch in LINESEARCHES:
-            search = LINESEARCHES[linesearch]()
-        if not isinstance(search, optax.GradientTransformation):
-            known = f'Must be one of {sorted(LINESEARCHES)}, or an optax transformation.'
-            raise ValueError(f'Invalid linesearch={linesearch!r}. Unknown linesearch method. {known}')
-        newton = optax.scale_by_lbfgs(memory_size, scale_init_precond)
-        super().__init__(
-            optax.chain(newton, optax.scale(-1.0), search), lr, 0.0, grad_clip_norm, grad_clip_value, **shared
-        )
-        self.memory_size, self.scale_init_precond, self.linesearch = memory_size, scale_init_precond, linesearch
+    lr: Rate = Rate(1.0)
+    memory_size: Annotated[int, Argument(Number(AT_LEAST_ONE, integer=True).check)] = 10
+    scale_init_precond: Annotated[bool, Argument(Flag().check)] = True
+    linesearch: Annotated[str | optax.GradientTransformationExtraArgs | None, Argument(check_linesearch)] = None
+
+    def resolve(self, options: dict[str, Any]) -> dict[str, Any]:
+        steps, scales, search = (options[name] for name in ('memory_size', 'scale_init_precond', 'linesearch'))
+        steps = Number(AT_LEAST_ONE, integer=True).check('memory_size', steps)
+        newton = optax.scale_by_lbfgs(int(steps), Flag().check('scale_init_precond', scales))
+        self.tx = optax.chain(newton, optax.scale(-1.0), transformation(check_linesearch('linesearch', search)))
+        return super().resolve(options)
 
     def group_direction(
         self, g: Leaves, w: Leaves, state: Any, hp: Hyperparameters, info: GroupInfo
@@ -118,7 +121,7 @@ class LBFGS(OptaxOptimizer):
         return super().extra_args(value, value_fn)
 
 
-class Lookahead(OptaxOptimizer):
+class Lookahead(OptaxRule):
     r"""Lookahead: every few steps the weights return part of the way to where they started.
 
     .. math::
@@ -161,8 +164,11 @@ class Lookahead(OptaxOptimizer):
     1.0
     """
 
+    weight_decay: WeightDecay = 0.0
+
     def __init__(
         self,
+        /,
         base_optimizer: optax.GradientTransformation | Optimizer,
         sync_period: int = 5,
         alpha: float = 0.5,
@@ -176,8 +182,11 @@ class Lookahead(OptaxOptimizer):
         if not isinstance(base_optimizer, (Optimizer, optax.GradientTransformation)):
             allowed = 'Must be an Optimizer or an optax.GradientTransformation.'
             raise TypeError(f'Invalid base_optimizer={base_optimizer!r}. {allowed}')
-        fast = to_optax(base_optimizer) if isinstance(base_optimizer, Optimizer) else base_optimizer
-        super().__init__(fast, 1.0 if lr is None else lr, weight_decay, grad_clip_norm, grad_clip_value, **shared)
+        self.tx = optax.with_extra_args_support(
+            to_optax(base_optimizer) if isinstance(base_optimizer, Optimizer) else base_optimizer
+        )
+        options: Any = {'weight_decay': weight_decay, 'grad_clip_norm': grad_clip_norm}
+        super().__init__(lr=1.0 if lr is None else lr, grad_clip_value=grad_clip_value, **options, **shared)
         self.base_optimizer, self.sync_period, self.alpha = base_optimizer, sync_period, alpha
 
     def init_group(self, weights: Leaves, hp: Hyperparameters) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from brainstate import transform
 from compiling import compilations
-from internals import donation
+from internals import plan
 
 import braintools_optim as bo
 
@@ -224,7 +224,7 @@ def test_new_argument_shapes_are_traced_once() -> None:
 
 def test_function_whose_structure_never_repeats_falls_back_to_brainstate(monkeypatch: pytest.MonkeyPatch) -> None:
     """brainstate's jit runs the function if its States never match what was traced."""
-    monkeypatch.setattr(donation, 'form', lambda value: object())
+    monkeypatch.setattr(plan, 'form', lambda value: object())
     own = states()
     jitted = bo.jit(lambda x: add(own, x))
     for _ in range(2):

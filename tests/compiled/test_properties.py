@@ -15,7 +15,7 @@ import optax
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from internals import TreeRule, flatten_states, update_counts, weights_by_name
+from internals import GroupRule, flatten_states, update_counts, weights_by_name
 from tables.optimizers import STANDALONE, row_of
 
 import braintools_optim as bo
@@ -207,7 +207,7 @@ def test_random_run_is_finite_and_resumes_bit_for_bit(tree: Any, name: str, opti
             optimizer.update(gradients(model, 3, scale_of(optimizer)))
             np.testing.assert_array_equal(held, u.get_mantissa(weights_by_name(optimizer)[frozen]))
             optimizer.unfreeze(frozen)
-            if not isinstance(optimizer, TreeRule):
+            if not isinstance(optimizer, GroupRule):
                 only = gradients({'late': late['late']}, 4, scale_of(optimizer))
                 held = np.array(u.get_mantissa(weights_by_name(optimizer)[frozen]))
                 optimizer.update(only, partial=True)
@@ -217,7 +217,7 @@ def test_random_run_is_finite_and_resumes_bit_for_bit(tree: Any, name: str, opti
     assert form({key: x for key, x in tree.items() if key != 'late'}) == before
     assert_finite([first.opt_state.value, everything(first, tree)[1]])
     counts = update_counts(first)
-    assert counts['late.x'] == counts['late.y'] == (4 if not isinstance(first, TreeRule) else 3)
+    assert counts['late.x'] == counts['late.y'] == (4 if not isinstance(first, GroupRule) else 3)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from brainstate import GlobalHookRegistry, transform
-from internals import is_as_known, is_plain, may_touch, read, write
+from internals import is_as_known, is_plain, may_access_directly, read, write
 
 import braintools_optim as bo
 
@@ -181,7 +181,7 @@ def test_direct_write_equals_assignment() -> None:
         ours, theirs = ({k: v for k, v in vars(state).items() if k not in own} for state in (direct, usual))
         assert ours.keys() == theirs.keys()
         assert all(ours[name] is theirs[name] for name in ours)
-        assert may_touch([direct])
+        assert may_access_directly([direct])
         assert read([direct], direct=True)[0] is read([usual], direct=False)[0] is new
         assert is_plain(kind)
 

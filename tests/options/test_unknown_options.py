@@ -44,7 +44,6 @@ def all_options() -> dict[str, Any]:
 ALL_OPTIONS = all_options()
 
 
-@pytest.mark.xfail(strict=False, reason='some constructors accept options of their base class, or miss the name')
 @pytest.mark.parametrize('row', ROWS, ids=lambda row: row.optimizer.__name__)
 def test_options_of_other_optimizers_are_refused_by_name(row: Row) -> None:
     wrong = []

@@ -118,7 +118,7 @@ CALLS: list[tuple[str, Callable[[bo.Optimizer], Any], type[Exception], str]] = [
             (OPTIONS_ATTRIBUTE[0], 3, TypeError, 'Invalid {}=3. Must be {}'.format(*OPTIONS_ATTRIBUTE)),
             ('param_groups', [], AttributeError, 'param_groups'),
             ('lr_scheduler', 0.1, AttributeError, 'lr_scheduler'),
-            ('metrics', True, AttributeError, 'metrics'),
+            ('metrics', True, ValueError, 'metrics of Adam is fixed'),
             ('base_lr', 0.1, AttributeError, 'base_lr'),
             ('skipped_count', 0, AttributeError, 'skipped_count'),
             ('donate_weights', 'yes', TypeError, "Invalid donate_weights='yes'. Must be a bool"),

@@ -60,6 +60,7 @@ def constructor_calls(classes: list[Any]) -> list[tuple[Any, str, Any]]:
         for cls in classes
         for name, parameter in inspect.signature(cls).parameters.items()
         if name not in SHARED or cls is bo.SGD  # shared options are checked on one class
+        if name != 'stages'  # a sequence of any length
         for value in wrong_values(name, parameter.default)
         if not (cls is bo.LBFGS and name == 'lr' and value is None)  # None is the default
     ]

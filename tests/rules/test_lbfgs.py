@@ -117,6 +117,6 @@ def test_line_search_without_the_loss_is_refused(linesearch: Any, jitted: bool) 
     for arguments in ({}, {'value': 1.0}, {'value_fn': LOSS}, {'value': 1.0, 'value_fn': 3.0}):
         update = lambda g, arguments=arguments: optimizer.update(g, **arguments)  # noqa: E731
         before = snapshot(optimizer, states)
-        with pytest.raises(ValueError, match=r'Invalid value=.*, value_fn=.*\. A line search must be told the loss'):
+        with pytest.raises(ValueError, match=r'Invalid value=.*, value_fn=.*\. A line search needs the loss'):
             (brainstate.transform.jit(update) if jitted else update)(GRADS)
         jax.tree.map(np.testing.assert_array_equal, before[0], snapshot(optimizer, states)[0])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import registered
-from internals import sma_length, to_leaf
+from internals import as_decay, sma_length
 
 import braintools_optim as bo
 from braintools_optim import rules
@@ -23,7 +23,7 @@ def test_rectification_starts_at_torchs_step(x64: bool, request: pytest.FixtureR
     for beta in [0.3, 0.5, 0.6, 0.65, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99995, 0.99999]:
         rho_inf = 2 / (1 - beta) - 1
         rho = np.array([rho_inf - 2 * int(t) * beta ** int(t) / (1 - beta ** int(t)) for t in steps])
-        ours_inf, ours = sma_length(to_leaf('betas', beta), jnp.asarray(steps))
+        ours_inf, ours = sma_length(as_decay(beta), jnp.asarray(steps))
         assert ((np.asarray(ours) > 5) == (rho > 5)).all()
         np.testing.assert_allclose(ours, rho, rtol=1e-9 if x64 else 1e-6)
         np.testing.assert_allclose(ours_inf, rho_inf, rtol=1e-9 if x64 else 1e-6)
@@ -35,7 +35,7 @@ def test_bias_corrections_in_float32_equal_float64() -> None:
     steps = np.arange(1, 2000)
     for beta in (0.3, 0.9, 0.999, 0.9999, 0.99999):
         exact = -np.expm1(steps * np.log(beta))
-        ours = np.asarray(to_leaf('betas', beta).correction(jnp.asarray(steps)))
+        ours = np.asarray(as_decay(beta).correction(jnp.asarray(steps)))
         assert np.max(np.abs(ours - exact)) < 1e-7
         np.testing.assert_allclose(ours, exact, rtol=5e-7)
 

@@ -71,7 +71,7 @@ def test_polyak_needs_the_loss() -> None:
     w = brainstate.ParamState(jnp.ones(2) * u.mV)
     optimizer.register_trainable_weights({'w': w})
     for wrong in (None, np.ones(2)):
-        with pytest.raises(ValueError, match=r'Invalid value=.* must be told the loss'):
+        with pytest.raises(ValueError, match=r'Invalid value=.* needs the loss'):
             optimizer.update({'w': jnp.ones(2) * u.mV}, value=wrong)
     assert optimizer.step_count.value == 0
     optimizer.update({'w': jnp.ones(2) / u.mV}, value=1.0)

@@ -107,7 +107,7 @@ def test_sophia_needs_the_loss_or_the_hessian() -> None:
     optimizer = bo.Sophia()
     w = registered(optimizer, w=np.ones(2))['w']
     g = {'w': jnp.ones(2)}
-    with pytest.raises(ValueError, match='must be told the loss or its Hessian'):
+    with pytest.raises(ValueError, match='needs the loss or its Hessian'):
         optimizer.update(g)
     with pytest.raises(ValueError, match=r'Invalid hessian of w\. Must have the shape'):
         optimizer.update(g, hessian={'w': jnp.ones(3)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import brainstate
 import jax.numpy as jnp
@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 import braintools_optim as bo
+from braintools_optim.options import Fraction, NonNegative, WeightDecay
 
 
 def test_user_defined_rule() -> None:
     class SignMomentum(bo.Optimizer):
-        def __init__(self, lr: float = 1e-3, momentum: float = 0.9, weight_decay: float = 0.0):
-            super().__init__(lr, momentum=momentum, weight_decay=weight_decay)
+        momentum: Fraction = 0.9
+        weight_decay: WeightDecay = 0.0
 
         def init_slots(self, w: Any, hp: Any) -> Any:
             return {'momentum_buffer': jnp.zeros_like(w)}
@@ -32,6 +33,81 @@ def test_user_defined_rule() -> None:
     opt.momentum = 0.25
     opt.update({'w': jnp.array([-0.5, 0.5])})  # the buffer is 0.25 * 0.8 - 0.5
     np.testing.assert_allclose(w.value, [0.5, 2.5])
+
+
+class AnyNames(bo.Optimizer):
+    """Options and slots with the names of the pipeline's values."""
+
+    factor: NonNegative = 2.0
+    decay: NonNegative = 3.0
+    guard: bool = True
+    finite: NonNegative = 5.0
+    changes_only: bool = True
+    place: NonNegative = 7.0
+    values: NonNegative = 11.0
+    flatten: NonNegative = 13.0
+    index: NonNegative = 17.0
+    tree: NonNegative = 19.0
+    NAMES = ('step', 'skipped', 'tree', 'constraint', 'eval_weights', 'master', 'grokfast', 'slots', 'groups', 'values')
+
+    def init_slots(self, w: Any, hp: Any) -> Any:
+        return {name: jnp.full_like(w, i) for i, name in enumerate(self.NAMES)}
+
+    def direction(self, g: Any, w: Any, slots: Any, hp: Any) -> Any:
+        total = hp.factor + hp.decay + hp.finite + hp.place + hp.values + hp.flatten + hp.index + hp.tree
+        return total * g * hp.guard * hp.changes_only, {name: x + hp.step for name, x in slots.items()}
+
+
+@pytest.mark.parametrize('many', [False, True])
+def test_options_and_slots_may_have_any_name(many: bool, tmp_path: Any) -> None:
+    def build() -> tuple[bo.Optimizer, dict[str, brainstate.ParamState]]:
+        weights = {f'w{i}': brainstate.ParamState(jnp.ones(2, jnp.float16)) for i in range(9 if many else 1)}
+        keep = {'constraints': {'w*': bo.constraints.box(-1e3, 1e3)}, 'master_weights': True, 'grokfast': 1e-6}
+        return AnyNames(lr=0.5, grad_clip_norm=1e6, **keep).register_trainable_weights(weights), weights
+
+    optimizer, weights = build()
+    for _ in range(2):
+        optimizer.update({name: jnp.ones(2, jnp.float16) for name in weights})
+    np.testing.assert_allclose(weights['w0'].value, 1 - 2 * 0.5 * 77)
+    for i, name in enumerate(AnyNames.NAMES):
+        np.testing.assert_array_equal(optimizer.opt_state.value.slots[name]['w0'], i + 3)
+    optimizer.save(tmp_path / 'state.npz')
+    again, _ = build()
+    again.load(tmp_path / 'state.npz')
+    for name in AnyNames.NAMES:
+        np.testing.assert_array_equal(*(o.opt_state.value.slots[name]['w0'] for o in (optimizer, again)))
+    assert again.opt_state.value.step.tolist() == [2] * len(weights)
+
+
+@pytest.mark.parametrize('name', ['update', 'settings', 'opt_state', 'load'])
+def test_option_with_the_name_of_a_method_is_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=f'Invalid option {name} of Wrong'):
+        type('Wrong', (bo.SGD,), {'__annotations__': {name: float}, name: 0.5, '__module__': __name__})
+
+
+def test_option_without_a_kind_is_refused() -> None:
+    with pytest.raises(TypeError, match='The option table of Wrong has the annotation'):
+        type('Wrong', (bo.SGD,), {'__annotations__': {'table': dict}, 'table': {}, '__module__': __name__})
+
+
+def test_plain_annotations_are_kinds() -> None:
+    class Plain(bo.SGD):
+        gain: float = 1.0
+        count: int = 2
+        mode: Literal['a', 'b'] = 'a'
+        pair: tuple[float, float] = (0.0, 1.0)
+        limit: float | None = None
+
+    assert (Plain(count=3).count, Plain(mode='b').mode, Plain(pair=[1, 2]).pair) == (3, 'b', (1, 2))
+    for options, match in (
+        ({'gain': 'x'}, "Invalid gain='x'. Must be a number"),
+        ({'count': 0.5}, 'Invalid count=0.5. Must be an integer'),
+        ({'mode': 'c'}, r"Invalid mode='c'. Must be one of \('a', 'b'\)"),
+        ({'pair': 1.0}, 'Invalid pair=1.0. Must be a pair of numbers'),
+        ({'limit': 'x'}, "Invalid limit='x'"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=match):
+            Plain(**options)
 
 
 def test_subclass_attributes() -> None:

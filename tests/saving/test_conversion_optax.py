@@ -101,7 +101,7 @@ def test_unfit_optax_state_changes_nothing() -> None:
     params = {name: jnp.asarray(w) for name, w in START.items()}
     adam = optax.adam(0.1).init(params)
     for build, state, match in [
-        (bo.Adam, optax.lion(0.1).init(params), 'holds ScaleByLionState, for which Adam has no place'),
+        (bo.Adam, optax.lion(0.1).init(params), 'holds ScaleByLionState, for which Adam has no slot'),
         (bo.SGD, adam, 'holds ScaleByAdamState, for which SGD'),
         (bo.Adam, optax.chain(optax.adam(0.1), optax.ema(0.9)).init(params), 'holds EmaState'),
         (bo.Adam, optax.chain(optax.adam(0.1), optax.adam(0.1)).init(params), 'holds ScaleByAdamState twice'),
@@ -109,7 +109,7 @@ def test_unfit_optax_state_changes_nothing() -> None:
         (lambda: bo.Adam(amsgrad=True), adam, r'max_exp_avg_sq\.b: not there'),
         (bo.Adam, optax.adam(0.1).init({**params, 'b': jnp.ones(4)}), r'exp_avg\.b: float64\[4\] there'),
         (bo.Adam, params['b'], 'holds ArrayImpl'),
-        (bo.Yogi, adam, 'Yogi has no counterpart in optax. Must be one of Adam, AdamW'),
+        (bo.Yogi, adam, 'Yogi has no counterpart in optax'),
     ]:
         opt = build().register_trainable_weights(weights())
         before = opt.state_dict()

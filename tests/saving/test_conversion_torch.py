@@ -190,15 +190,15 @@ def test_options_unknown_to_torch_are_refused() -> None:
         lambda: opt.torch_state_dict(NAMES),
         lambda: opt.load_torch_state_dict(state_of(RECORDS['Adafactor']['state']), NAMES),
     ):
-        with pytest.raises(ValueError, match=r"Invalid relative_step=False\. Must be True: torch's Adafactor is so"):
+        with pytest.raises(ValueError, match=r"Invalid relative_step=False\. Must be True, as in torch's Adafactor"):
             act()
     still = copy.deepcopy(state_of(RECORDS['Rprop']['state']))
     still['param_groups'][0]['lr'] = 0.0
     with pytest.raises(ValueError, match=r'Invalid lr=0 of a group\. Must be > 0'):
         bo.Rprop().register_trainable_weights(weights()).load_torch_state_dict(still, NAMES)
-    with pytest.raises(ValueError, match=r'Lion has no counterpart in torch\.optim\. Must be one of SGD, Momentum'):
+    with pytest.raises(ValueError, match=r'Lion has no counterpart in torch\.optim'):
         bo.Lion().register_trainable_weights(weights()).torch_state_dict(NAMES)
-    with pytest.raises(ValueError, match='must be called first'):
+    with pytest.raises(ValueError, match='must be called before loading'):
         bo.Adam().torch_state_dict(NAMES)
     groups = bo.Adam().register_trainable_weights({'w': weights()['w']})
     groups.add_param_group({'b': weights()['b']})

@@ -77,7 +77,7 @@ model, optimizer = build(over)
 place_slot(optimizer, 'exp_avg', 'w', over)
 optimizer.load(f'{sys.argv[1]}/half.npz')
 assert optimizer.opt_state.value['exp_avg']['w'].sharding == over
-# a buffer shared on several devices is copied before donation, because jax fails if it refuses one
+# a buffer shared on several devices is copied before plan, because jax fails if it refuses one
 w, read_only = (brainstate.ParamState(jax.device_put(jnp.arange(8.0), over)) for _ in range(2))
 
 
