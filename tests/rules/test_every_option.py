@@ -74,8 +74,6 @@ NEEDED = {  # what must be set for an option to matter
     'safeguard_warmup': {'lr': 0.5},
     'SGD.dampening': {'momentum': 0.9},
     'SGD.nesterov': {'momentum': 0.9},
-    'Momentum.nesterov': {},
-    'OptaxOptimizer.lr': {},
 }
 DEPRECATED = {'Adam.beta1', 'Adam.beta2'}
 NO_EFFECT = {  # clipping keeps signs, a given Hessian is not estimated, there is one weight
