@@ -27,6 +27,7 @@ from braintools_optim.loss_scale import DynamicLossScale, check_loss_scale
 from braintools_optim.options.fields import Option, bind, fields_of, signature_of
 from braintools_optim.options.hyperparameters import Hyperparameters
 from braintools_optim.options.kinds import Argument, Flag
+from braintools_optim.options.types import Tree
 from braintools_optim.param_groups import ParamGroup
 from braintools_optim.saving.saved import Saved
 from braintools_optim.saving.summary import summary
@@ -406,7 +407,8 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
             self.param_states.to_pytree_value()  # brainstate refuses gradients for States that the loss does not read
             return loss()
 
-        grad: Any = brainstate.transform.grad(loss_after_reading_all, self.param_states.to_pytree(), has_aux=has_aux)
+        states: Tree = self.param_states.to_pytree()
+        grad: Any = brainstate.transform.grad(loss_after_reading_all, states, has_aux=has_aux)
         return grad()
 
     def scaled_loss(self, loss: Any) -> Any:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from brainstate import LongTermState
 from jax.core import Tracer
 
 from braintools_optim.options.kinds import UNIT, Scalar, as_number
+from braintools_optim.options.types import Tree
 from braintools_optim.schedulers.arguments import FINITE, FLAG, NON_NEGATIVE, PERIOD, POSITIVE, Within
 from braintools_optim.schedulers.base import DerivedValue, LRScheduler, Position
 from braintools_optim.schedulers.curves import count_passed, half_cosine, interpolate, precise_power
@@ -159,10 +159,10 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         if epoch is not None:
             self.fraction.value = jnp.asarray(epoch % 1, jnp.result_type(float))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Tree]:
         return {**super().state_dict(), 'T_cur': self.T_cur.value, 'T_i': self.T_i.value}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Tree]) -> None:
         super().load_state_dict(state_dict)
         self.fraction.value = jnp.asarray(state_dict['T_cur'] % 1, jnp.result_type(float))
 

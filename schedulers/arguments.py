@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 from jax.core import Tracer
 
@@ -22,6 +21,7 @@ from braintools_optim.options.kinds import (
     Range,
 )
 from braintools_optim.options.kinds import POSITIVE as ABOVE_ZERO
+from braintools_optim.options.types import OptionValue
 
 __all__ = [
     'COUNT',
@@ -52,7 +52,7 @@ PERIOD = Number(AT_LEAST_ONE, integer=True)
 class OneOf(Choice):
     """One of several names. The error message lists the names without the parentheses of a tuple."""
 
-    def check(self, name: str, value: Any) -> str:
+    def check(self, name: str, value: object) -> str:
         if value not in self.values:
             raise ValueError(f'Invalid {name}={value!r}. Must be one of {", ".join(map(repr, self.values))}.')
         return str(value)
@@ -65,7 +65,7 @@ class Within(Kind):
     kind: Number
     allowed: Range
 
-    def check(self, name: str, value: Any) -> Any:
+    def check(self, name: str, value: object) -> OptionValue:
         number = self.kind.check(name, value)
         if not isinstance(number, Tracer) and number not in self.allowed:
             raise ValueError(f'Invalid {name}={value!r}. Must be {self.allowed}.')
@@ -79,7 +79,7 @@ class Each(Kind):
     entry: Number
     increasing: bool = False
 
-    def check(self, name: str, value: Any) -> tuple[Any, ...]:
+    def check(self, name: str, value: object) -> tuple[OptionValue, ...]:
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise TypeError(f'Invalid {name}={value!r}. Must be a sequence of numbers.')
         numbers = tuple(self.entry.check(name, number) for number in value)
@@ -88,7 +88,7 @@ class Each(Kind):
         return numbers
 
 
-def expand_per_group(**arguments: object) -> list[list[Any]]:
+def expand_per_group(**arguments: object) -> list[list[OptionValue]]:
     """Expand arguments that are one value, or a list with one value per parameter group, to lists of equal length."""
     lists = {name: list(value) if isinstance(value, (list, tuple)) else [value] for name, value in arguments.items()}
     longest_name, longest = max(lists.items(), key=lambda item: len(item[1]))

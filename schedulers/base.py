@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from brainstate.graph import Node
 from jax.typing import ArrayLike
 
 from braintools_optim.options.kinds import RATE, MissingKeyError, Number, Range, Scalar, as_number
+from braintools_optim.options.types import Tree
 from braintools_optim.schedulers.arguments import COUNT, NON_NEGATIVE
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ __all__ = ['LRScheduler', 'Position', 'as_epoch', 'as_float', 'value_of_group']
 
 T = TypeVar('T')
 Array = jax.Array
-Position = dict[str, Any]
+Position = dict[str, Tree]
 """The values of the States that the present rate of a schedule depends on, by name."""
 EPOCH = Number(Range(-1), integer=True)
 
@@ -77,7 +78,7 @@ class LRScheduler(Node):
         self.last_epoch = LongTermState(jnp.asarray(max(EPOCH.check('last_epoch', last_epoch), 0), jnp.int32))
         self.manual = LongTermState({'rate': as_float(1.0), 'reference': as_float(1.0)})
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if name in self.__dict__:
             options = inspect.signature(type(self)).parameters
             if name in {'base_lrs', *options, *(f'{option}s' for option in options)} - {'last_epoch'}:
@@ -204,17 +205,17 @@ class LRScheduler(Node):
         """Return the momentum at ``epoch``; raise a ``ValueError`` if the schedule does not drive the momentum."""
         raise ValueError(f'{type(self).__name__} does not cycle the momentum.')
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Tree]:
         """Return the position of the schedule, and the present rates, as plain numbers."""
         manual = {name: as_number(value) for name, value in self.manual.value.items()}
         return {'last_epoch': int(self.last_epoch.value), 'manual': manual, 'current_lrs': self.get_lr()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Tree]) -> None:
         """Go to the position that :meth:`state_dict` returned."""
         for name, value in self.read_state(state_dict).items():
             getattr(self, name).value = value
 
-    def read_state(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    def read_state(self, state_dict: Mapping[str, Tree]) -> dict[str, Tree]:
         """Return the values of the States in a ``state_dict``, by name; raise if one is missing or not allowed."""
         if not isinstance(state_dict, Mapping):
             raise TypeError(f'Invalid state_dict={state_dict!r} of a {type(self).__name__}. Must be a mapping.')

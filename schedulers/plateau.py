@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from brainstate import LongTermState
 from jax.typing import ArrayLike
 
 from braintools_optim.options.kinds import ANY, BELOW_ONE, Number, Scalar, as_number
+from braintools_optim.options.types import Tree
 from braintools_optim.schedulers.arguments import (
     COUNT,
     FRACTION,
@@ -164,11 +164,11 @@ class ReduceLROnPlateau(LRScheduler):
             target = jnp.where(jnp.isinf(best), best, best * outward)
         return jnp.greater(metric, target) if self.mode == 'max' else jnp.less(metric, target)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Tree]:
         counts = {name: as_number(getattr(self, name).value) for name in ('best', 'num_bad_epochs', 'cooldown_counter')}
         return {**super().state_dict(), **counts, 'reduction': self.reduction.value.tolist()}
 
-    def read_state(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    def read_state(self, state_dict: Mapping[str, Tree]) -> dict[str, Tree]:
         values = super().read_state(state_dict)
         for name in ('num_bad_epochs', 'cooldown_counter'):
             values[name] = as_int32(COUNT.check(name, state_dict[name]))

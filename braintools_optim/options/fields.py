@@ -6,7 +6,7 @@ import difflib
 import inspect
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import (
     Annotated,
@@ -14,6 +14,7 @@ from typing import (
     ClassVar,
     Generic,
     Literal,
+    Protocol,
     TypeVar,
     Union,
     dataclass_transform,
@@ -23,6 +24,7 @@ from typing import (
 from weakref import WeakKeyDictionary
 
 from braintools_optim.options.kinds import ANY_FINITE, Choice, Flag, Kind, Number, Numbers
+from braintools_optim.options.types import OptionValue
 
 __all__ = [
     'LAST',
@@ -50,7 +52,7 @@ class Field:
 
     name: str
     kind: Kind
-    default: Any
+    default: OptionValue
     init: bool = True
     keyword_only: bool = False
     last: bool = False
@@ -62,16 +64,26 @@ class Field:
 class Default:
     """What :func:`option` returns: a default with further properties of the field."""
 
-    value: Any
+    value: OptionValue
     init: bool
 
 
-def option(default: Any, *, init: Literal[False] = False) -> Any:
+def option(default: T, *, init: Literal[False] = False) -> T:
     """Declare an option that is no argument of the constructor: ``nesterov: bool = option(False)``.
 
     The option is an attribute all the same, which may be assigned and which a group may have.
     """
-    return Default(default, init)
+    declared: Any = Default(default, init)  # read by declare_fields, which puts an Option in the place of the field
+    field: T = declared
+    return field
+
+
+class HasOptions(Protocol):
+    """An object with options, such as an optimizer."""
+
+    def read_option(self, name: str) -> OptionValue: ...
+
+    def write_option(self, name: str, value: OptionValue) -> None: ...
 
 
 class Option(Generic[T]):
@@ -89,14 +101,14 @@ class Option(Generic[T]):
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, instance: Any, owner: type) -> T:
+    def __get__(self, instance: HasOptions | None, owner: type) -> T:
         value: T = self.default if instance is None else instance.read_option(self.name)
         return value
 
-    def __set__(self, instance: Any, value: T) -> None:
+    def __set__(self, instance: HasOptions, value: T) -> None:
         instance.write_option(self.name, value)
 
-    def __delete__(self, instance: Any) -> None:
+    def __delete__(self, instance: object) -> None:
         raise AttributeError(f'The option {self.name} of {type(instance).__name__} cannot be deleted.')
 
 
@@ -111,7 +123,7 @@ class Options:
     ``_: KW_ONLY`` makes the fields that follow keyword-only, as in a dataclass.
     """
 
-    def __init_subclass__(cls, **arguments: Any):
+    def __init_subclass__(cls, **arguments: object):
         super().__init_subclass__(**arguments)
         DECLARED[cls] = declare_fields(cls)
 
@@ -152,13 +164,13 @@ def declare_fields(cls: type) -> dict[str, Field]:
         if own.init_only:
             delattr(cls, name)
         elif not isinstance(vars(cls)[name], Option):
-            attribute: Option[Any] = Option(own.default)
+            attribute: Option[OptionValue] = Option(own.default)
             attribute.__set_name__(cls, name)
             setattr(cls, name, attribute)
     return found
 
 
-def evaluated(cls: type, name: str, annotation: Any) -> Any:
+def evaluated(cls: type, name: str, annotation: object) -> object:
     """Return the value of an annotation that may be a string."""
     if not isinstance(annotation, str):
         return annotation
@@ -174,12 +186,12 @@ def evaluated(cls: type, name: str, annotation: Any) -> Any:
         ) from None
 
 
-def field_of(cls: type, name: str, hint: Any, default: Any, keyword_only: bool) -> Field:
+def field_of(cls: type, name: str, hint: object, default: object, keyword_only: bool) -> Field:
     """Return the field that an annotation and a default declare."""
     if isinstance(default, Option) and default.kind is not None:
         return Field(name, default.kind, default.default, keyword_only=keyword_only)
     init_only = isinstance(hint, InitVar)
-    hint = hint.type if init_only else hint
+    hint = hint.type if isinstance(hint, InitVar) else hint
     marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
     kind = next((mark for mark in marks if isinstance(mark, Kind)), None) or plain_kind(hint)
     if kind is None:
@@ -192,7 +204,7 @@ def field_of(cls: type, name: str, hint: Any, default: Any, keyword_only: bool) 
     return Field(name, kind, default, init, keyword_only, **marked)
 
 
-def plain_kind(hint: Any) -> Kind | None:
+def plain_kind(hint: object) -> Kind | None:
     """Return the kind that a plain type stands for."""
     if get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
@@ -204,7 +216,9 @@ def plain_kind(hint: Any) -> Kind | None:
         return Number(kind.allowed, kind.integer, optional=True) if isinstance(kind, Number) else None
     if get_origin(hint) is tuple and set(arguments) <= {int, float}:
         return Numbers(Number(ANY_FINITE), len(arguments))
-    return {bool: Flag(), str: Flag(str), float: Number(ANY_FINITE), int: Number(ANY_FINITE, integer=True)}.get(hint)
+    kinds: dict[object, Kind] = {bool: Flag(), str: Flag(str), float: Number(ANY_FINITE)}
+    kinds[int] = Number(ANY_FINITE, integer=True)
+    return kinds.get(hint)
 
 
 def signature_of(fields: Mapping[str, Field]) -> inspect.Signature:
@@ -221,7 +235,9 @@ def signature_of(fields: Mapping[str, Field]) -> inspect.Signature:
     )
 
 
-def bind(name: str, signature: inspect.Signature, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def bind(
+    name: str, signature: inspect.Signature, args: Sequence[object], kwargs: Mapping[str, object]
+) -> dict[str, OptionValue]:
     """Return the arguments of a call by name, defaults included; a ``TypeError`` names what the signature lacks."""
     if unknown := sorted(kwargs.keys() - signature.parameters):
         hint = suggestion(unknown[0], signature.parameters)
@@ -234,7 +250,7 @@ def bind(name: str, signature: inspect.Signature, args: Any, kwargs: Mapping[str
     return dict(bound.arguments)
 
 
-def suggestion(name: str, known: Any) -> str:
+def suggestion(name: str, known: Iterable[str]) -> str:
     """Return a sentence that names the known option most like ``name``, if there is one."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
     return f' Did you mean {close[0]!r}?' if close else ''

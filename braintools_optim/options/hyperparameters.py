@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from braintools_optim.options.types import OptionValue, Structure, Tree
+
 __all__ = ['Decay', 'Hyperparameters', 'Packed', 'finite', 'is_flag', 'replace', 'values_of']
 
 Array = jax.Array
+Aux = tuple[tuple[str, ...], tuple[tuple[str, OptionValue], ...]]
+"""The names of the numbers, and the flags, of hyperparameters."""
 
 
 class Decay(NamedTuple):
@@ -23,11 +27,11 @@ class Decay(NamedTuple):
     In float32 ``1 - 0.999`` has lost three digits; computed from the Python float it has lost none.
     """
 
-    value: Any
-    complement: Any
+    value: float | Array
+    complement: float | Array
 
     @classmethod
-    def of(cls, value: Any) -> Decay:
+    def of(cls, value: OptionValue) -> Decay:
         """Return the decay rate ``value`` with its complement."""
         return cls(value, 1 - value)
 
@@ -61,7 +65,7 @@ def finite(x: Array) -> Array:
     return jnp.minimum(x, np.finfo(x.dtype).max)
 
 
-def is_flag(value: Any) -> bool:
+def is_flag(value: object) -> bool:
     """Return whether a hyperparameter is fixed when a step is compiled (``True``, ``None``, a name)."""
     return value is None or isinstance(value, (bool, str))
 
@@ -75,30 +79,29 @@ class Hyperparameters:
 
     __slots__ = ('__dict__', '_flat')
 
-    def __init__(self, values: Mapping[str, Any]):
+    def __init__(self, values: Mapping[str, OptionValue]):
         self.__dict__.update(values)
-        self._flat: Any = None  # flattened often, and never changed
+        self._flat: tuple[tuple[OptionValue, ...], Aux] | None = None  # flattened often, and never changed
 
-    def __getattr__(self, name: str) -> Any:  # called only for names that are not hyperparameters
+    def __getattr__(self, name: str) -> OptionValue:  # called only for names that are not hyperparameters
         raise AttributeError(f'{name!r} is no hyperparameter; there are {sorted(self.__dict__)}.')
 
     def __repr__(self) -> str:
         return f'Hyperparameters({", ".join(f"{name}={value}" for name, value in self.__dict__.items())})'
 
-    def flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    def flatten(self) -> tuple[tuple[OptionValue, ...], Aux]:
         if self._flat is None:
             numbers = {name: value for name, value in self.__dict__.items() if not is_flag(value)}
             flags = tuple((name, value) for name, value in self.__dict__.items() if is_flag(value))
             self._flat = tuple(numbers.values()), (tuple(numbers), flags)
-        flat: tuple[tuple[Any, ...], tuple[Any, ...]] = self._flat
-        return flat
+        return self._flat
 
-    def flatten_with_keys(self) -> tuple[list[Any], tuple[Any, ...]]:
+    def flatten_with_keys(self) -> tuple[list[tuple[object, OptionValue]], Aux]:
         children, aux = Hyperparameters.flatten(self)
         return [(jax.tree_util.GetAttrKey(name), child) for name, child in zip(aux[0], children, strict=True)], aux
 
     @classmethod
-    def unflatten(cls, aux: tuple[Any, ...], children: Any) -> Hyperparameters:
+    def unflatten(cls, aux: Aux, children: Iterable[OptionValue]) -> Hyperparameters:
         names, flags = aux
         return cls({**dict(flags), **dict(zip(names, children, strict=True))})
 
@@ -108,12 +111,12 @@ jax.tree_util.register_pytree_with_keys(
 )
 
 
-def values_of(hp: Hyperparameters) -> dict[str, Any]:
+def values_of(hp: Hyperparameters) -> dict[str, OptionValue]:
     """Return the hyperparameters by name."""
     return vars(hp)
 
 
-def replace(hp: Hyperparameters, **values: Any) -> Hyperparameters:
+def replace(hp: Hyperparameters, **values: OptionValue) -> Hyperparameters:
     """Return hyperparameters in which these values replace the former ones or are added."""
     return Hyperparameters({**vars(hp), **values})
 
@@ -127,24 +130,24 @@ class Packed:
     """
 
     layout: Layout
-    numbers: Any
+    numbers: Array
 
     @classmethod
-    def of(cls, tree: Any) -> Packed:
+    def of(cls, tree: Tree) -> Packed:
         """Pack the numbers of ``tree``."""
         leaves, structure = jax.tree.flatten(tree)
         stacked = jnp.stack(leaves) if any(isinstance(x, Tracer) for x in leaves) else jnp.asarray(np.stack(leaves))
         return cls(layout_of(structure), stacked)
 
     @property
-    def tree(self) -> Any:
+    def tree(self) -> Tree:
         """The tree; its numbers are NumPy's unless they are traced."""
         traced = isinstance(self.numbers, Tracer)
         numbers = jnp.unstack(self.numbers, axis=-1) if traced else np.moveaxis(np.asarray(self.numbers), -1, 0)
         return self.layout.tree(list(numbers))
 
     @property
-    def flags(self) -> Any:
+    def flags(self) -> Tree:
         """The tree without its numbers."""
         return self.layout.flags
 
@@ -155,9 +158,9 @@ class Packed:
 class Layout:
     """The places of the numbers of a tree in a vector, and its flags. There is one object for each structure."""
 
-    def __init__(self, structure: Any):
+    def __init__(self, structure: Structure):
         self.size: int = structure.num_leaves
-        self.tree: Callable[[Sequence[Any]], Any] = structure.unflatten
+        self.tree: Callable[[Iterable[object]], Tree] = structure.unflatten
         self.flags = self.tree([None] * self.size)
 
 

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import brainunit
 import jax
@@ -16,6 +16,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from braintools_optim.options.hyperparameters import Decay
+from braintools_optim.options.types import OptionValue, Tree
 
 __all__ = [
     'ANY',
@@ -101,14 +102,14 @@ class Kind(ABC):
     """Whether the value is an argument of the constructor that no update reads as a hyperparameter."""
 
     @abstractmethod
-    def check(self, name: str, value: Any) -> Any:
+    def check(self, name: str, value: object) -> OptionValue:
         """Return ``value`` as a Python number, a tuple of numbers or a flag; raise if it is not allowed."""
 
-    def to_leaf(self, value: Any) -> Any:
+    def to_leaf(self, value: OptionValue) -> Tree:
         """Return the form in which a State holds a checked value: numbers are arrays, flags stay as they are."""
         return value
 
-    def from_leaf(self, leaf: Any) -> Any:
+    def from_leaf(self, leaf: Tree) -> OptionValue:
         """Invert :meth:`to_leaf`."""
         return leaf
 
@@ -129,7 +130,7 @@ class Number(Kind):
     meaning: str = ''
     schedulable = True
 
-    def check(self, name: str, value: Any) -> Any:
+    def check(self, name: str, value: OptionValue) -> OptionValue:
         if value is None and self.optional:
             return None
         if isinstance(value, Tracer):
@@ -149,17 +150,17 @@ class Number(Kind):
             raise ValueError(f'Invalid {name}={shown}{meaning}. Must be {finite}{self.allowed}.')
         return number
 
-    def hint(self, value: Any) -> str:
+    def hint(self, value: object) -> str:
         """Return the likely fix for a value that is not a number."""
         is_weights = self is RATE and isinstance(value, Mapping)
         return ' Weights go to register_trainable_weights.' if is_weights else ''
 
-    def to_leaf(self, value: Any) -> Any:
+    def to_leaf(self, value: OptionValue) -> Tree:
         if value is None or (self.off_at_zero and not isinstance(value, (jax.Array, np.ndarray)) and value == 0):
             return None
         return Decay(*map(as_array, Decay.of(value))) if self.decay else as_array(value)
 
-    def from_leaf(self, leaf: Any) -> Any:
+    def from_leaf(self, leaf: Tree) -> OptionValue:
         if leaf is None:
             return 0.0 if self.off_at_zero else None
         return as_number(leaf.value if self.decay else leaf)
@@ -172,16 +173,16 @@ class Numbers(Kind):
     entry: Number
     length: int = 2
 
-    def check(self, name: str, value: Any) -> Any:
+    def check(self, name: str, value: object) -> tuple[OptionValue, ...]:
         if not isinstance(value, (tuple, list)) or len(value) != self.length:
             size = 'a pair of' if self.length == 2 else self.length
             raise TypeError(f'Invalid {name}={value!r}. Must be {size} numbers.')
         return tuple(self.entry.check(f'{name}[{i}]', x) for i, x in enumerate(value))
 
-    def to_leaf(self, value: Any) -> Any:
+    def to_leaf(self, value: OptionValue) -> Tree:
         return tuple(map(self.entry.to_leaf, value))
 
-    def from_leaf(self, leaf: Any) -> Any:
+    def from_leaf(self, leaf: Tree) -> OptionValue:
         return tuple(map(self.entry.from_leaf, leaf))
 
 
@@ -191,7 +192,7 @@ class Flag(Kind):
 
     type: type = bool
 
-    def check(self, name: str, value: Any) -> Any:
+    def check(self, name: str, value: object) -> OptionValue:
         if type(value) is not self.type:
             raise TypeError(f'Invalid {name}={value!r}. Must be a {self.type.__name__}.')
         return value
@@ -201,9 +202,9 @@ class Flag(Kind):
 class Choice(Kind):
     """One of several values, fixed when a step is compiled."""
 
-    values: tuple[Any, ...]
+    values: tuple[object, ...]
 
-    def check(self, name: str, value: Any) -> Any:
+    def check(self, name: str, value: object) -> OptionValue:
         if value not in self.values:
             raise ValueError(f'Invalid {name}={value!r}. Must be one of {self.values}.')
         return value
@@ -213,19 +214,19 @@ class Choice(Kind):
 class Argument(Kind):
     """An argument of the constructor that is kept as an attribute and cannot be assigned."""
 
-    checked: Callable[[str, Any], Any] | None = None
+    checked: Callable[[str, OptionValue], OptionValue] | None = None
     fixed = True
 
-    def check(self, name: str, value: Any) -> Any:
+    def check(self, name: str, value: object) -> OptionValue:
         return value if self.checked is None else self.checked(name, value)
 
 
-def is_on(value: Any) -> bool:
+def is_on(value: OptionValue) -> bool:
     """Return whether a number asks for the slot that belongs to it: it is above 0, or unknown while tracing."""
     return isinstance(value, Tracer) or value > 0
 
 
-def as_number(value: Any) -> Any:
+def as_number(value: ArrayLike) -> OptionValue:
     """Return a 0-d array as the shortest decimal that it stands for (a float32 0.1 is 0.1), a tracer unchanged."""
     if isinstance(value, Tracer) or type(value) in (float, int, bool):  # NumPy's float64 is a float, too
         return value
@@ -235,7 +236,7 @@ def as_number(value: Any) -> Any:
     return float(str(scalar))
 
 
-def as_array(number: Any) -> Any:
+def as_array(number: ArrayLike) -> Tree:
     """Return a number in the default dtype of floats, as a NumPy array unless it is one of jax's already."""
     dtype = jnp.result_type(float)
     return jnp.asarray(number, dtype) if isinstance(number, jax.Array) else np.asarray(number, dtype)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import warnings
 from dataclasses import KW_ONLY, InitVar
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from braintools_optim.optimizer import Optimizer
 from braintools_optim.options import Betas, Decay, Hyperparameters, NonNegative, WeightDecay, option
+from braintools_optim.options.kinds import Scalar
+from braintools_optim.options.types import Options
 from braintools_optim.step.counterparts import optax_state, torch_options
 from braintools_optim.step.rule import Slots
 from braintools_optim.weights.precision import sqrt
@@ -108,7 +109,7 @@ class Adam(AdamBase):
     beta1: InitVar[float | None] = None
     beta2: InitVar[float | None] = None
 
-    def resolve(self, options: dict[str, Any]) -> dict[str, Any]:
+    def resolve(self, options: Options) -> Options:
         for i, name in enumerate(('beta1', 'beta2')):
             if (beta := options.pop(name)) is not None:
                 warnings.warn(f'{name} is deprecated. Use betas.', DeprecationWarning, stacklevel=level_of_caller())
@@ -217,7 +218,7 @@ class RAdam(TwoMoments):
         return hp.debias1 * new['exp_avg'] * jnp.where(hp.rectified, adaptive, 1.0), new
 
 
-def sma_length(beta: Decay, step: Array) -> tuple[Array, Array]:
+def sma_length(beta: Decay, step: Array) -> tuple[Scalar, Array]:
     r"""Return RAdam's :math:`\rho_\infty` and :math:`\rho_t`, computed without the cancellation in their formula.
 
     With :math:`y = -\tfrac12 \log \beta` the formula is :math:`\rho_\infty = \coth y` and

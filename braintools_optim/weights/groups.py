@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from braintools_optim.options.types import ArrayOrQuantity, OptionValue, Tree
 from braintools_optim.weights.predicates import Predicate, selected
 
 __all__ = ['Group', 'divide_by_predicates']
@@ -17,12 +17,12 @@ class Group:
     """The names of the leaves of a group, and the States or tree that were registered."""
 
     keys: list[str]
-    params: Any
+    params: Tree
 
 
 def divide_by_predicates(
-    weights: Mapping[str, Any], groups: Mapping[Predicate, Mapping[str, Any]]
-) -> list[tuple[list[str], Mapping[str, Any]]]:
+    weights: Mapping[str, ArrayOrQuantity], groups: Mapping[Predicate, Mapping[str, OptionValue]]
+) -> list[tuple[list[str], Mapping[str, OptionValue]]]:
     """Return the leaf names of each group with its options. The first group holds what no predicate chooses."""
     rest = dict(weights)
     parts = []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
+
+from braintools_optim.options.types import Tree
 
 __all__ = [
     'cast_floats',
@@ -20,26 +22,26 @@ __all__ = [
 Array = jax.Array
 
 
-def compute_dtype(x: Any) -> Any:
+def compute_dtype(x: Array) -> np.dtype:
     """Return the dtype of the arithmetic on an array: the dtype of the array, but float32 at least."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
-def to_working(x: Any) -> Array:
+def to_working(x: ArrayLike) -> Array:
     """Return an array in the form of the arithmetic: float32 at least, complex numbers as pairs of reals."""
     x = jnp.asarray(x)
     x = x.astype(compute_dtype(x))
     return jnp.stack([x.real, x.imag], axis=-1) if jnp.iscomplexobj(x) else x
 
 
-def from_working(x: Array, dtype: Any) -> Array:
+def from_working(x: Array, dtype: DTypeLike) -> Array:
     """Invert :func:`to_working`, with a result in ``dtype``."""
     if jnp.issubdtype(dtype, jnp.complexfloating):
         return jax.lax.complex(x[..., 0], x[..., 1]).astype(dtype)
     return x.astype(dtype)
 
 
-def round_stochastically(x: Array, dtype: Any, key: Array) -> Array:
+def round_stochastically(x: Array, dtype: DTypeLike, key: Array) -> Array:
     """Round ``x`` to one of its two neighbours in a narrower dtype, with probabilities that make the mean exact."""
     near = x.astype(dtype)
     rest = x - near.astype(x.dtype)
@@ -48,10 +50,10 @@ def round_stochastically(x: Array, dtype: Any, key: Array) -> Array:
     return jnp.where((rest != 0) & (jax.random.uniform(key, x.shape) < share), far, near)
 
 
-def cast_floats(tree: Any, like: Array) -> Any:
+def cast_floats(tree: Tree, like: Array) -> Tree:
     """Return ``tree`` with its floating-point numbers in the dtype of ``like``."""
 
-    def cast(x: Any) -> Any:
+    def cast(x: Array) -> Array:
         return x.astype(like.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
     return jax.tree.map(cast, tree)

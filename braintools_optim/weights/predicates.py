@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
 
+from braintools_optim.options.types import ArrayOrQuantity
+
 __all__ = ['Predicate', 'check_predicate', 'matches', 'selected', 'usual_exclusions']
 
-Predicate = str | Callable[[str, Any], bool]
+Predicate = str | Callable[[str, ArrayOrQuantity], bool]
 """A pattern for the last parts of a dotted name (``'bias'``, ``'layers.*.weight'``), or ``(name, weight) -> bool``."""
 
 NOT_SYNAPTIC = re.compile(
@@ -19,7 +20,7 @@ NOT_SYNAPTIC = re.compile(
 )
 
 
-def matches(predicate: Predicate, name: str, weight: Any) -> bool:
+def matches(predicate: Predicate, name: str, weight: ArrayOrQuantity) -> bool:
     """Return whether a predicate chooses a weight."""
     check_predicate(predicate)
     if isinstance(predicate, str):
@@ -30,18 +31,18 @@ def matches(predicate: Predicate, name: str, weight: Any) -> bool:
     return bool(answer)
 
 
-def check_predicate(predicate: Any) -> None:
+def check_predicate(predicate: object) -> None:
     """Raise unless an object can choose weights."""
     if not isinstance(predicate, str) and not callable(predicate):
         raise TypeError(f'Invalid predicate {predicate!r}. Must be a pattern for names or a function (name, weight).')
 
 
-def selected(predicate: Predicate, weights: Mapping[str, Any]) -> list[str]:
+def selected(predicate: Predicate, weights: Mapping[str, ArrayOrQuantity]) -> list[str]:
     """Return the names of the weights that a predicate chooses."""
     return [name for name, weight in weights.items() if matches(predicate, name, weight)]
 
 
-def usual_exclusions(name: str, weight: Any) -> bool:
+def usual_exclusions(name: str, weight: ArrayOrQuantity) -> bool:
     """Choose what is usually not decayed: vectors and scalars, biases, norms, time constants and thresholds.
 
     Examples

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import brainstate
 import brainunit
@@ -13,17 +13,20 @@ import jax
 import jax.numpy as jnp
 
 from braintools_optim.options.kinds import MissingKeyError
+from braintools_optim.options.types import ArrayOrQuantity, Structure, Tree
 from braintools_optim.weights.unique_states import Path, UniqueStateManager, children, flatten_states, show
 from braintools_optim.weights.units import gradient_scales, is_quantity
 
 __all__ = ['Weights']
+
+Array = jax.Array
 
 
 class Layout(NamedTuple):
     """One State, the structure of its value, and the names of its leaves."""
 
     state: brainstate.State
-    structure: Any
+    structure: Structure
     names: list[str]
 
 
@@ -37,14 +40,14 @@ class Weights:
         self.keys = [name for layout in self.layouts for name in layout.names]
         by_id = {id(state): state for state in self.states}
         self.manager = UniqueStateManager({path: by_id[i] for path, i in self.ids.items()})
-        self.structure: Any
+        self.structure: Structure
         leaves, self.structure = jax.tree.flatten([state.value for state in self.states])
         self.shapes = [jnp.shape(leaf) for leaf in leaves]
 
     def __len__(self) -> int:
         return len(self.layouts)
 
-    def extended(self, states: Any, skip_known: bool = False) -> tuple[Weights, list[str]]:
+    def extended(self, states: Tree, skip_known: bool = False) -> tuple[Weights, list[str]]:
         """Return these weights together with further ones, and the names of the further leaves."""
         layouts, ids = list(self.layouts), dict(self.ids)
         known, taken = {id(own.state): own.names for own in self.layouts}, set(self.keys)
@@ -70,11 +73,11 @@ class Weights:
 
     # values of the States
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> dict[str, Array]:
         """Return the leaves of all weights by name, in the order of ``keys``."""
         return self.leaves([state.value for state in self.states])
 
-    def leaves(self, values: list[Any]) -> dict[str, Any]:
+    def leaves(self, values: Sequence[Tree]) -> dict[str, Array]:
         """Return the leaves of these values of the States by name."""
         leaves, structure = jax.tree.flatten(values)
         if structure != self.structure:
@@ -93,20 +96,20 @@ class Weights:
         """The number of entries of each leaf."""
         return [math.prod(shape) for shape in self.shapes]
 
-    def check_shapes(self, leaves: Mapping[str, Any]) -> None:
+    def check_shapes(self, leaves: Mapping[str, Array]) -> None:
         """Raise if a weight no longer has the shape with which it was registered, which its slots have."""
         pairs = zip(self.keys, self.shapes, map(jnp.shape, leaves.values()), strict=True)
         changed = [f'{key}: {list(was)} is now {list(now)}' for key, was, now in pairs if was != now]
         if changed:
             raise ValueError(f'The shape of a weight has changed since it was registered. {"; ".join(changed)}')
 
-    def as_tree(self, leaves: Mapping[str, Any]) -> dict[Any, Any]:
+    def as_tree(self, leaves: Mapping[str, Array]) -> dict[Hashable, Tree]:
         """Return these leaves as values of the States, in a nested dict under the registered names."""
         with self.replaced(leaves):
             return self.manager.to_pytree_value()
 
     @contextmanager
-    def replaced(self, leaves: Mapping[str, Any]) -> Iterator[None]:
+    def replaced(self, leaves: Mapping[str, Array]) -> Iterator[None]:
         """Let the States hold these leaves, which may be traced, inside a ``with`` block."""
         before = [own.state.value for own in self.layouts]
         try:
@@ -125,7 +128,7 @@ class Weights:
             if any(getattr(leaf, 'weak_type', not hasattr(leaf, 'dtype')) for leaf in leaves):
                 own.state.value = own.structure.unflatten([jnp.asarray(x, jnp.result_type(x)) for x in leaves])
 
-    def named(self) -> dict[str, Any]:
+    def named(self) -> dict[str, ArrayOrQuantity]:
         """Return the leaves by name, with their units."""
         values = [jax.tree.leaves(state.value, is_leaf=is_quantity) for state in self.states]
         return dict(zip(self.keys, (leaf for leaves in values for leaf in leaves), strict=True))
@@ -137,20 +140,24 @@ class Weights:
     # gradients
 
     def match(
-        self, gradients: Any, loss_unit: Any = None, partial: bool = False, frozen: Set[str] = frozenset()
-    ) -> tuple[dict[str, Any], dict[str, float]]:
+        self,
+        gradients: Tree,
+        loss_unit: brainunit.Unit | None = None,
+        partial: bool = False,
+        frozen: Set[str] = frozenset(),
+    ) -> tuple[dict[str, Array], dict[str, float]]:
         """Return the gradients by name, without units, and a factor for each that has another scale than its weight."""
         found = self.find(gradients, partial, frozen)
         weights = self.named()
         scales = gradient_scales({key: weights[key] for key in found}, found, loss_unit)
         return {key: brainunit.get_mantissa(g) for key, g in found.items()}, scales
 
-    def find(self, gradients: Any, partial: bool, frozen: Set[str]) -> dict[str, Any]:
+    def find(self, gradients: Tree, partial: bool, frozen: Set[str]) -> dict[str, ArrayOrQuantity]:
         """Return the gradient of each leaf by name; raise an error that lists missing and unknown gradients."""
-        found: dict[int, Any] = {}
+        found: dict[int, Tree] = {}
         unknown: list[str] = []
 
-        def collect(node: Any, path: Path) -> None:
+        def collect(node: Tree, path: Path) -> None:
             if path in self.ids:
                 if node is not None:
                     found.setdefault(self.ids[path], node)
@@ -161,7 +168,7 @@ class Weights:
                 unknown.append(show(path))
 
         collect(gradients, ())
-        leaves: dict[str, Any] = {}
+        leaves: dict[str, ArrayOrQuantity] = {}
         for own in self.layouts:
             if id(own.state) in found:
                 leaves |= gradient_leaves(found[id(own.state)], own)
@@ -174,10 +181,11 @@ class Weights:
         return leaves
 
 
-def gradient_leaves(gradient: Any, own: Layout) -> dict[str, Any]:
+def gradient_leaves(gradient: Tree, own: Layout) -> dict[str, ArrayOrQuantity]:
     """Return the leaves of the gradient of one State by name, without those that are None."""
-    plain: Any = jax.tree.structure(own.state.value, is_leaf=is_quantity)  # units are part of a Quantity's structure
-    given: Any = jax.tree.structure(gradient, is_leaf=lambda x: is_quantity(x) or x is None)
+    # units are part of a Quantity's structure
+    plain: Structure = jax.tree.structure(own.state.value, is_leaf=is_quantity)
+    given: Structure = jax.tree.structure(gradient, is_leaf=lambda x: is_quantity(x) or x is None)
     if given != plain:
         raise ValueError(
             f'The gradient of {", ".join(own.names)} has the structure {jax.tree.structure(gradient)}, '
@@ -187,7 +195,7 @@ def gradient_leaves(gradient: Any, own: Layout) -> dict[str, Any]:
     return {name: leaf for name, leaf in zip(own.names, leaves, strict=True) if leaf is not None}
 
 
-def leaf_names(path: Path, value: Any) -> list[str]:
+def leaf_names(path: Path, value: Tree) -> list[str]:
     """Return the names of the leaves of a State; raise for a leaf that is no array of real or complex numbers."""
     names = []
     for inner, leaf in jax.tree_util.tree_flatten_with_path(value, is_leaf=is_quantity)[0]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping
 
 import brainstate
 import jax
 
+from braintools_optim.options.types import Structure, Tree
+
 __all__ = ['Path', 'UniqueStateManager', 'children', 'flatten_states', 'show']
 
-Path = tuple[Any, ...]
+Path = tuple[Hashable, ...]
 
 
-def children(node: Any) -> Iterator[tuple[Path, Any]] | None:
+def children(node: Tree) -> Iterator[tuple[Path, Tree]] | None:
     """Return the entries of a container with their paths, None for anything else. A key that is a tuple is a path."""
     if isinstance(node, Mapping):
         return ((k if isinstance(k, tuple) else (k,), v) for k, v in node.items())
@@ -22,7 +23,7 @@ def children(node: Any) -> Iterator[tuple[Path, Any]] | None:
     return None
 
 
-def flatten_states(states: Any, path: Path = ()) -> list[tuple[Path, brainstate.State]]:
+def flatten_states(states: Tree, path: Path = ()) -> list[tuple[Path, brainstate.State]]:
     """Return the States of a tree with their paths; raise ``TypeError`` for any other leaf."""
     if isinstance(states, brainstate.State):
         return [(path, states)]
@@ -51,17 +52,17 @@ class UniqueStateManager:
     (1, ['encoder.w'])
     """
 
-    def __init__(self, pytree: Any = None):
+    def __init__(self, pytree: Tree = None):
         self._states: dict[Path, brainstate.State] = {}
         if pytree is not None:
             self.make_unique(pytree)
 
-    def make_unique(self, pytree: Any) -> dict[Any, Any]:
+    def make_unique(self, pytree: Tree) -> dict[Hashable, Tree]:
         """Hold the first of each State of ``pytree`` and nothing else; return the States as a tree."""
         self.clear()
         return self.merge_with(pytree).to_pytree()
 
-    def merge_with(self, pytree: Any) -> UniqueStateManager:
+    def merge_with(self, pytree: Tree) -> UniqueStateManager:
         """Add the States of ``pytree`` that are not held yet."""
         seen = self.seen_ids
         for path, state in flatten_states(pytree):
@@ -70,11 +71,11 @@ class UniqueStateManager:
                 self._states[path] = state
         return self
 
-    def to_pytree(self) -> dict[Any, Any]:
+    def to_pytree(self) -> dict[Hashable, Tree]:
         """Return the States as a nested dict."""
         return nested(self._states)
 
-    def to_pytree_value(self) -> dict[Any, Any]:
+    def to_pytree_value(self) -> dict[Hashable, Tree]:
         """Return the values of the States as a nested dict."""
         return nested({path: state.value for path, state in self._states.items()})
 
@@ -82,7 +83,7 @@ class UniqueStateManager:
         """Return the States by name, such as ``'layers.0.weight'``."""
         return {show(path): state for path, state in self._states.items()}
 
-    def to_dict_value(self) -> dict[str, Any]:
+    def to_dict_value(self) -> dict[str, Tree]:
         """Return the values of the States by name."""
         return {name: state.value for name, state in self.to_dict().items()}
 
@@ -131,7 +132,7 @@ class UniqueStateManager:
         return {id(state) for state in self._states.values()}
 
     @property
-    def pytree_structure(self) -> Any:
+    def pytree_structure(self) -> Structure | None:
         """The structure of :meth:`to_pytree`, None if there are no States."""
         return jax.tree.structure(self.to_pytree_value()) if self._states else None
 
@@ -139,9 +140,9 @@ class UniqueStateManager:
         return len(self._states)
 
 
-def nested(flat: Mapping[Path, Any]) -> dict[Any, Any]:
+def nested(flat: Mapping[Path, Tree]) -> dict[Hashable, Tree]:
     """Return a nested dict of the entries of a dict with paths as keys."""
-    tree: dict[Any, Any] = {}
+    tree: dict[Hashable, Tree] = {}
     for path, leaf in flat.items():
         node = tree
         for key in path[:-1]:

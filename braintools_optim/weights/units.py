@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import brainunit
 from brainunit import UNITLESS
 
+from braintools_optim.options.types import ArrayOrQuantity
+
 __all__ = ['gradient_scales', 'is_quantity', 'norm_scales', 'warn_of_mixed_norms']
 
 
-def is_quantity(x: Any) -> bool:
+def is_quantity(x: object) -> bool:
     return isinstance(x, brainunit.Quantity)
 
 
 def gradient_scales(
-    weights: Mapping[str, Any], gradients: Mapping[str, Any], loss_unit: Any = None
+    weights: Mapping[str, ArrayOrQuantity],
+    gradients: Mapping[str, ArrayOrQuantity],
+    loss_unit: brainunit.Unit | None = None,
 ) -> dict[str, float]:
     """Return the factors of the mantissas of gradients, by name, where they are not 1.
 
@@ -45,17 +48,18 @@ def gradient_scales(
     return {name: scale for name, scale in scales.items() if scale != 1.0}
 
 
-def norm_scales(units: Mapping[str, Any], norm_unit: Any) -> dict[str, float]:
+def norm_scales(units: Mapping[str, brainunit.Unit], norm_unit: object) -> dict[str, float]:
     """Return the factors of gradients in norms, by name, where they are not 1.
 
     With its factor a gradient counts as if its weight were written in the unit of ``norm_unit`` that has its dimension.
     """
     if norm_unit is None or (isinstance(norm_unit, str) and norm_unit == 'own'):
         return {}
-    listed: Any = norm_unit if isinstance(norm_unit, (list, tuple)) else [norm_unit]
-    if not all(isinstance(unit, brainunit.Unit) for unit in listed):
+    listed = norm_unit if isinstance(norm_unit, (list, tuple)) else [norm_unit]
+    units_of_norm = [unit for unit in listed if isinstance(unit, brainunit.Unit)]
+    if len(units_of_norm) < len(listed):
         raise TypeError(f"Invalid norm_unit={norm_unit!r}. Must be 'own' or brainunit.Units.")
-    chosen = {unit.dim: unit for unit in listed}
+    chosen = {unit.dim: unit for unit in units_of_norm}
     without = [f'{name} ({unit})' for name, unit in units.items() if unit.dim not in chosen]
     if without:
         raise ValueError(f'Invalid norm_unit={norm_unit!r}. Must have the dimensions of all weights: {without}.')
@@ -63,7 +67,7 @@ def norm_scales(units: Mapping[str, Any], norm_unit: Any) -> dict[str, float]:
     return {name: scale for name, scale in scales.items() if scale != 1.0}
 
 
-def warn_of_mixed_norms(weights: Mapping[str, Any], members: Sequence[Sequence[str]]) -> bool:
+def warn_of_mixed_norms(weights: Mapping[str, ArrayOrQuantity], members: Sequence[Sequence[str]]) -> bool:
     """Warn if one norm is over weights of different dimensions, and return whether that is so."""
     if not any(map(is_quantity, weights.values())):
         return False
