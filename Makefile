@@ -53,7 +53,7 @@ golden: $(VENV)/dev.stamp $(VENV)/test.stamp
 check: test slow lint types doctest docs
 
 clean:
-	rm -rf $(VENV) build docs/_build *.egg-info
+	rm -rf $(VENV) docs/_build
 
 $(VENV)/pip.stamp:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is required: make PYTHON=...")'

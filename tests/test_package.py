@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
 import pytest
+from installing import ROOT, build_wheel, copy_checkout, environment, run
 
-ROOT = Path(__file__).parents[1]
 CHECK = """
 import importlib.util
 import braintools_optim as bo
@@ -24,34 +21,14 @@ print(bo.__file__, found and found.origin)
 """
 
 
-def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    return copy_checkout(tmp_path)
 
 
-@pytest.fixture(scope='module')
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy the checkout without files that git does not hold."""
-    copy = tmp_path_factory.mktemp('checkout') / 'braintools_optim'
-    copy.mkdir()
-    for name in ('pyproject.toml', 'README.md', 'LICENSE'):
-        shutil.copy(ROOT / name, copy)
-    for name in ('braintools_optim', 'schedulers'):
-        shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__'))
-    return copy
-
-
-def environment(path: Path, *install: str | Path) -> Path:
-    """Create an environment with the dependencies and the package installed, and return its Python."""
-    run(sys.executable, '-m', 'venv', '--without-pip', path, cwd=path.parent)
-    python = path / 'bin' / 'python'
-    site = Path(run(python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))', cwd=path).strip())
-    # a plain path, so that an editable install of this package there has no effect
-    (site / 'dependencies.pth').write_text(sysconfig.get_path('purelib') + '\n')
-    pip = (sys.executable, '-m', 'pip', '--python', python, 'install', '--quiet', '--disable-pip-version-check')
-    run(*pip, '--no-deps', '--no-build-isolation', *install, cwd=path)
-    return python
+def modules(package: Path) -> set[str]:
+    """Return the paths of the modules of a package, the name of its folder included."""
+    return {path.relative_to(package.parent).as_posix() for path in package.rglob('*.py')}
 
 
 def test_import_initializes_no_backend() -> None:
@@ -60,30 +37,27 @@ def test_import_initializes_no_backend() -> None:
     assert run(sys.executable, '-c', script, cwd=ROOT) == '2\n'
 
 
+@pytest.mark.parametrize('with_links', [True, False], ids=['links', 'no links'])
+def test_files_of_wheel(checkout: Path, tmp_path: Path, with_links: bool) -> None:
+    """A wheel holds every module once, also if git wrote the links as text files, as it does on some Windows."""
+    package, schedulers = modules(checkout / 'braintools_optim'), modules(checkout / 'schedulers')
+    if not with_links:
+        for link in (checkout / 'braintools_optim' / 'schedulers', checkout / '.editable' / 'braintools_optim'):
+            target = str(link.readlink())
+            link.unlink()
+            link.write_text(target)
+    names = zipfile.ZipFile(build_wheel(checkout, tmp_path)).namelist()
+    files = {name for name in names if '.dist-info/' not in name}
+    expected = package | {f'braintools_optim/{name}' for name in schedulers} | {'braintools_optim/py.typed'}
+    assert files == expected
+    assert len(names) == len(set(names))
+
+
 @pytest.mark.slow
 def test_wheel(checkout: Path, tmp_path: Path) -> None:
-    run(
-        sys.executable,
-        '-m',
-        'pip',
-        'wheel',
-        '-q',
-        '--no-deps',
-        '--no-build-isolation',
-        '-w',
-        tmp_path,
-        '.',
-        cwd=checkout,
-    )
-    (wheel,) = tmp_path.glob('*.whl')
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {'braintools_optim/schedulers/base.py', 'braintools_optim/rules/adam.py', 'braintools_optim/py.typed'} <= {
-        *names
-    }
-    assert {name.split('/')[0].split('-')[0] for name in names} == {'braintools_optim'}
-    python = environment(tmp_path / 'env', wheel)
+    python = environment(tmp_path / 'env', build_wheel(checkout, tmp_path))
     inside, schedulers = run(python, '-c', CHECK, cwd=Path('/')).split()
-    assert Path(inside).is_relative_to(tmp_path)
+    assert Path(inside).is_relative_to(tmp_path / 'env')
     assert schedulers == 'None'
     from_root, _ = run(python, '-P', '-c', CHECK, cwd=checkout).split()
     assert from_root == inside
@@ -94,8 +68,12 @@ def test_editable(checkout: Path, tmp_path: Path) -> None:
     python = environment(tmp_path / 'env', '--editable', checkout)
     for cwd in (Path('/'), checkout):
         found, _ = run(python, '-c', CHECK, cwd=cwd).split()
-        assert Path(found) == checkout / 'braintools_optim' / '__init__.py'
+        assert Path(found).resolve() == checkout / 'braintools_optim' / '__init__.py'
     assert run(python, '-c', CHECK, cwd=Path('/')).split()[1] == 'None'
+    for folder in ('braintools_optim/rules', 'schedulers'):
+        (checkout / folder / 'added_later.py').touch()
+    script = 'import braintools_optim.rules.added_later, braintools_optim.schedulers.added_later'
+    run(python, '-c', script, cwd=tmp_path)
 
 
 @pytest.mark.slow
