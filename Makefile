@@ -27,6 +27,7 @@ lint: $(VENV)/dev.stamp
 types: $(VENV)/dev.stamp $(VENV)/test.stamp
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest -m '' --numprocesses auto --dist worksteal tests/test_types.py
 
 doctest: $(VENV)/test.stamp
 	$(BIN)/python -m pytest --doctest-modules braintools_optim
