@@ -10,8 +10,10 @@ import brainunit
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from optax import projections
 
+from braintools_optim.options.types import ArrayOrQuantity, Tree
 from braintools_optim.weights.precision import to_working
 from braintools_optim.weights.predicates import Predicate, matches
 
@@ -38,11 +40,15 @@ class Constraint:
     [0.0, -4.0]
     """
 
-    project: Callable[[Array, Any], Array]
-    begin: Callable[[Array, Any], Any] = lambda w, unit: ()
+    project: Callable[[Array, Tree], Array]
+    begin: Callable[[Array, brainunit.Unit], Tree] = lambda w, unit: ()
 
 
-def bound(constraints: Mapping[Predicate, Any], weights: Mapping[str, Any]) -> dict[str, Constraint]:
+Projection = Constraint | Callable[[Array], Array]
+"""A constraint, or a function from weight to weight."""
+
+
+def bound(constraints: Mapping[Predicate, Projection], weights: Mapping[str, ArrayOrQuantity]) -> dict[str, Constraint]:
     """Return the constraint of each weight that has one. Several constraints of one weight apply in their order."""
     every = {predicate: as_constraint(constraint) for predicate, constraint in constraints.items()}
     found = {name: tuple(c for p, c in every.items() if matches(p, name, w)) for name, w in weights.items()}
@@ -56,7 +62,7 @@ def bound(constraints: Mapping[Predicate, Any], weights: Mapping[str, Any]) -> d
     return {name: chains[chain] for name, chain in found.items() if chain}
 
 
-def check_projection(constraint: Constraint, name: str, w: Any, unit: Any) -> None:
+def check_projection(constraint: Constraint, name: str, w: Array, unit: brainunit.Unit) -> None:
     """Raise unless a projection keeps the shape of a weight."""
     try:
         result = jax.eval_shape(lambda w: constraint.project(w, constraint.begin(w, unit)), w)
@@ -69,7 +75,7 @@ def check_projection(constraint: Constraint, name: str, w: Any, unit: Any) -> No
 def chained(constraints: tuple[Constraint, ...]) -> Constraint:
     """Return several constraints as one."""
 
-    def project(w: Array, data: Any) -> Array:
+    def project(w: Array, data: Tree) -> Array:
         for constraint, own in zip(constraints, data, strict=True):
             w = constraint.project(w, own)
         return w
@@ -77,7 +83,7 @@ def chained(constraints: tuple[Constraint, ...]) -> Constraint:
     return Constraint(project, lambda w, unit: tuple(constraint.begin(w, unit) for constraint in constraints))
 
 
-def as_constraint(constraint: Any) -> Constraint:
+def as_constraint(constraint: object) -> Constraint:
     """Return a constraint unchanged, and a function from weight to weight as a constraint."""
     if isinstance(constraint, Constraint):
         return constraint
@@ -92,10 +98,10 @@ def non_negative() -> Constraint:
     return box(0)
 
 
-def box(lower: Any = None, upper: Any = None) -> Constraint:
+def box(lower: ArrayOrQuantity = None, upper: ArrayOrQuantity = None) -> Constraint:
     """Keep all entries between two bounds: numbers in the weight's unit, or Quantities; arrays broadcast."""
 
-    def begin(w: Array, unit: Any) -> tuple[Array, Array]:
+    def begin(w: Array, unit: brainunit.Unit) -> tuple[Array, Array]:
         low, high = (
             jnp.asarray(end if bound is None else mantissa_in(bound, unit), w.dtype)
             for bound, end in ((lower, -jnp.inf), (upper, jnp.inf))
@@ -116,7 +122,7 @@ def box(lower: Any = None, upper: Any = None) -> Constraint:
 def unit_norm(axis: Axis = None) -> Constraint:
     """Keep the 2-norm at 1, of the whole weight or along ``axis``. A weight of zeros stays."""
 
-    def project(w: Array, _: Any) -> Array:
+    def project(w: Array, _: Tree) -> Array:
         w = to_working(w)  # squares overflow in half precision
         largest = jnp.max(jnp.abs(w), axis, keepdims=True, initial=0)
         w = w / jnp.where(largest == 0, 1, largest)
@@ -129,7 +135,7 @@ def unit_norm(axis: Axis = None) -> Constraint:
 def simplex(axis: int | None = None) -> Constraint:
     """Keep all entries at or above 0 and their sum at 1, over the whole weight or along ``axis``."""
 
-    def project(w: Array, _: Any) -> Array:
+    def project(w: Array, _: Tree) -> Array:
         if w.size == 0:
             return w
         w = to_working(w)  # sums lose digits in half precision
@@ -143,34 +149,34 @@ def simplex(axis: int | None = None) -> Constraint:
     return Constraint(project)
 
 
-def keep_sign(sign: Any = None) -> Constraint:
+def keep_sign(sign: ArrayLike | None = None) -> Constraint:
     """Keep the sign of each entry, as at registration or as in ``sign`` (Dale's law). A zero stays zero."""
 
     if sign is not None and not is_real(sign):
         raise TypeError(f'Invalid sign={sign!r}. Must be a number or an array, without NaN.')
 
-    def begin(w: Array, unit: Any) -> Array:
+    def begin(w: Array, unit: brainunit.Unit) -> Array:
         return jnp.broadcast_to(jnp.sign(jnp.asarray(w if sign is None else sign, w.dtype)), w.shape)
 
     return Constraint(lambda w, sign: jnp.where(w * sign > 0, w, 0), begin)
 
 
-def keep_zeros(mask: Any = None) -> Constraint:
+def keep_zeros(mask: ArrayLike | None = None) -> Constraint:
     """Keep entries at 0 that are 0 at registration, or where ``mask`` is false."""
 
-    def begin(w: Array, unit: Any) -> Array:
+    def begin(w: Array, unit: brainunit.Unit) -> Array:
         return jnp.broadcast_to(jnp.asarray(w if mask is None else mask) != 0, w.shape)
 
     return Constraint(lambda w, mask: jnp.where(mask, w, 0), begin)
 
 
-def is_real(x: Any) -> bool:
+def is_real(x: ArrayOrQuantity) -> bool:
     """Return whether ``x`` is a real number or an array, with or without a unit, that holds no NaN."""
     array = np.asarray(brainunit.get_mantissa(x))
     return (array.dtype.kind in 'biu' or jnp.issubdtype(array.dtype, jnp.floating)) and not np.isnan(array).any()
 
 
-def mantissa_in(bound: Any, unit: Any) -> Any:
+def mantissa_in(bound: ArrayOrQuantity, unit: brainunit.Unit) -> ArrayOrQuantity:
     """Return a bound as numbers in a weight's unit."""
     if not isinstance(bound, brainunit.Quantity):
         return bound

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Literal
 
 import brainstate
 import brainunit
@@ -16,13 +16,14 @@ from jax.core import Tracer
 
 from braintools_optim.compiled.access import inside_transformation
 from braintools_optim.compiled.buffers import unshared
-from braintools_optim.constraints import bound
+from braintools_optim.constraints import Projection, bound
 from braintools_optim.loss_scale import DynamicLossScale
 from braintools_optim.options.hyperparameters import Hyperparameters, values_of
+from braintools_optim.options.types import ArrayOrQuantity, Options, OptionValue, Tree
 from braintools_optim.settings import OptimState, Settings
 from braintools_optim.step.metrics import first_metrics
 from braintools_optim.step.policy import WeightPolicy
-from braintools_optim.step.rule import Rule
+from braintools_optim.step.rule import Rule, Slots
 from braintools_optim.step.stages import init_stage_slots
 from braintools_optim.step.state import OptimizerState, init_state, merge_slots, merge_states, without
 from braintools_optim.weights.groups import Group
@@ -38,8 +39,8 @@ class Arguments:
     """The arguments of an optimizer's constructor that concern single weights, and cannot be assigned."""
 
     no_decay: Predicate | None
-    constraints: Mapping[Predicate, Any] | None
-    norm_unit: Any
+    constraints: Mapping[Predicate, Projection] | None
+    norm_unit: Literal['own'] | brainunit.Unit | Sequence[brainunit.Unit] | None
     loss_scale: DynamicLossScale | float | None
 
 
@@ -89,12 +90,12 @@ class Core:
 
     def named_states(self) -> dict[str, brainstate.State]:
         """Return all States of the optimizer, those of its schedules included, by dotted path."""
-        found: Any = brainstate.graph.states(self.rule)
+        found: Tree = brainstate.graph.states(self.rule)
         return {'.'.join(map(str, path)): state for path, state in found.items()}
 
     # registration
 
-    def add_groups(self, weights: Weights, groups: list[Group], overrides: list[dict[str, Any]]) -> None:
+    def add_groups(self, weights: Weights, groups: list[Group], overrides: list[Options]) -> None:
         """Register further weights, those of ``groups`` with options that override; all or, after an error, none."""
         self.refuse_evaluating('Registering weights')
         options, add_options = self.settings.added(overrides)
@@ -122,7 +123,7 @@ class Core:
         if self.metrics_state is not None:
             self.metrics_state.value = first_metrics(len(self.groups))
 
-    def policy_with(self, fresh: Mapping[str, Any]) -> WeightPolicy:
+    def policy_with(self, fresh: Mapping[str, ArrayOrQuantity]) -> WeightPolicy:
         """Return the policy for the registered weights and for further ones."""
         arguments, policy = self.arguments, self.policy
         units = {key: brainunit.get_unit(w) for key, w in fresh.items()}
@@ -140,8 +141,8 @@ class Core:
     def first_state(
         self,
         group: str,
-        leaves: Mapping[str, Any],
-        options: Mapping[str, Any],
+        leaves: Mapping[str, ArrayOrQuantity],
+        options: Mapping[str, OptionValue],
         policy: WeightPolicy | None = None,
         frozen: Set[str] = frozenset(),
     ) -> OptimizerState:
@@ -171,7 +172,7 @@ class Core:
                 f'would begin as {sorted(new)}, and it is {sorted(old)}.'
             )
 
-    def initial_slots(self, options: Hyperparameters) -> dict[str, Any]:
+    def initial_slots(self, options: Hyperparameters) -> Slots:
         """Return all slots of a small weight before its first update, to tell whether options change them."""
         w = jnp.zeros((1, 1))
         return self.rule.initial_state(w, options) | init_stage_slots(self.policy.stages, w, options)
@@ -204,7 +205,7 @@ class Core:
         self.settings.freeze(frozen.union(names) if freezing else frozen.difference(names))
 
 
-def are_equal(a: Any, b: Any) -> bool:
+def are_equal(a: jax.Array, b: jax.Array) -> bool:
     """Return whether two arrays are equal, True while that is unknown because they are traced."""
     same = jnp.array_equal(a, b)
     return isinstance(same, Tracer) or bool(same)

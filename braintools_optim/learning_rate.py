@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import Any, overload
 
 from braintools_optim.options.fields import Option
-from braintools_optim.options.kinds import RATE, LearningRate
+from braintools_optim.options.kinds import RATE, LearningRate, Scalar
+from braintools_optim.options.types import OptionValue
 from braintools_optim.schedulers.base import LRScheduler
 from braintools_optim.settings import Settings
 
 __all__ = ['LearningRate', 'Rate', 'Scheduled']
 
 
-class Rate(Option[Any]):
+class Rate(Option[OptionValue]):
     """The field ``lr``. Assigning a number sets the rate, assigning a schedule follows it from the next update on."""
 
     def __init__(self, default: LearningRate | None):
@@ -44,24 +45,24 @@ class Scheduled:
         return self.settings.lr_scheduler
 
     @property
-    def current_lr(self) -> Any:
+    def current_lr(self) -> Scalar:
         """The rate that the next update applies to the first group; assigning a number acts on the next update."""
         return self.settings.lr_of(0)
 
     @current_lr.setter
-    def current_lr(self, value: Any) -> None:
+    def current_lr(self, value: Scalar) -> None:
         self.settings.set_lr(value)
 
     @property
-    def base_lr(self) -> Any:
+    def base_lr(self) -> Scalar:
         """The rate at which the schedule starts."""
         return self.lr_scheduler.base_lrs[0]
 
-    def lr_apply(self, fn: Callable[[Any], Any]) -> None:
+    def lr_apply(self, fn: Callable[[Scalar], Scalar]) -> None:
         """Set the rate to ``fn`` of the present rate."""
         self.current_lr = fn(self.current_lr)
 
-    def get_last_lr(self) -> list[Any]:
+    def get_last_lr(self) -> list[Scalar]:
         """Return the rate of each group."""
         return [self.settings.lr_of(i) for i in range(max(len(self.settings.overridden), 1))]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from brainstate.graph import Node
 from jax.core import Tracer
 
-from braintools_optim.options.kinds import AT_LEAST_ONE, POSITIVE_AND_FINITE, Number, Range
+from braintools_optim.options.kinds import AT_LEAST_ONE, POSITIVE_AND_FINITE, Number, Range, Scalar
+from braintools_optim.options.types import ArrayOrQuantity
 from braintools_optim.settings import OptimState
 
 __all__ = ['LOSS_SCALE', 'DynamicLossScale', 'check_loss_scale']
@@ -72,12 +71,12 @@ class DynamicLossScale(Node):
         self.state = OptimState({'scale': scale, 'updates': jnp.zeros((), jnp.int32)})
 
     @property
-    def current(self) -> Any:
+    def current(self) -> Scalar:
         """The present factor."""
         scale = self.state.value['scale']
         return scale if isinstance(scale, Tracer) else float(scale)
 
-    def scale(self, loss: Any) -> Any:
+    def scale(self, loss: ArrayOrQuantity) -> ArrayOrQuantity:
         """Return the loss times the factor, in float32 at least, which is to be differentiated."""
         return loss * self.state.value['scale']
 
@@ -94,6 +93,6 @@ class DynamicLossScale(Node):
         }
 
 
-def check_loss_scale(name: str, value: Any) -> Any:
+def check_loss_scale(name: str, value: object) -> DynamicLossScale | Scalar | None:
     """Return a number, a dynamic loss scale or None."""
     return value if isinstance(value, DynamicLossScale) else LOSS_SCALE.check(name, value)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
-from typing import Any
 
-from braintools_optim.options.kinds import MissingKeyError
+from braintools_optim.options.kinds import MissingKeyError, Scalar
+from braintools_optim.options.types import OptionValue
 from braintools_optim.settings import Check, Settings
 from braintools_optim.weights.groups import Group
 
 __all__ = ['GroupRate', 'ParamGroup']
 
 
-class ParamGroup(MutableMapping[str, Any]):
+class ParamGroup(MutableMapping[str, OptionValue]):
     """A parameter group. ``group['weight_decay']`` reads an option, and assigning it acts on the next update."""
 
     def __init__(self, settings: Settings, group: Group, index: int, check: Check):
         self._settings, self._group, self._index, self._check = settings, group, index, check
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> OptionValue:
         if name == 'lr':
             return GroupRate(self._settings, self._index, self._check)
         if name == 'params':
@@ -28,7 +28,7 @@ class ParamGroup(MutableMapping[str, Any]):
             raise MissingKeyError(f'{name!r} is no option of a group. Must be among {sorted(options)}.')
         return options[name]
 
-    def __setitem__(self, name: str, value: Any) -> None:
+    def __setitem__(self, name: str, value: OptionValue) -> None:
         if name == 'lr':
             self['lr'].value = value
         elif name == 'params':
@@ -58,12 +58,12 @@ class GroupRate:
         self._settings, self._index, self._check = settings, index, check
 
     @property
-    def value(self) -> Any:
+    def value(self) -> Scalar:
         """The rate."""
         return self._settings.lr_of(self._index)
 
     @value.setter
-    def value(self, value: Any) -> None:
+    def value(self, value: Scalar) -> None:
         self._settings.set_lr_of(self._index, value, self._check)
 
     def __float__(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypedDict
 
 import brainstate
 import jax
@@ -16,14 +16,23 @@ from braintools_optim.compiled.access import inside_transformation
 from braintools_optim.options.fields import fields_of
 from braintools_optim.options.hyperparameters import Decay, Hyperparameters, Packed, values_of
 from braintools_optim.options.hyperparameters import replace as with_values
-from braintools_optim.options.kinds import RATE, Kind, MissingKeyError, as_number, is_on
+from braintools_optim.options.kinds import RATE, Kind, MissingKeyError, Scalar, Schedulable, as_number, is_on
+from braintools_optim.options.types import Options, OptionValue, Tree
 from braintools_optim.schedulers.base import LRScheduler, Position
 from braintools_optim.schedulers.function import OptaxSchedule, as_scheduler
 
 __all__ = ['OptimState', 'OptionValues', 'Settings']
 
-Options = dict[str, Any]
 Schedules = dict[str, dict[str, LRScheduler]]  # by part and option
+
+
+class Positions(TypedDict):
+    """The positions of all schedules: the learning rate's, and those of options by part and name."""
+
+    lr: Position
+    options: dict[str, dict[str, Position]]
+
+
 Check = Callable[[Hyperparameters, Hyperparameters], None]  # of the options before and after a change
 
 
@@ -72,7 +81,7 @@ class Settings(Node):
     that are compiled already are compiled anew when they change. Numbers are leaves and change without compilation.
     """
 
-    def __init__(self, owner: type, lr: Any, options: Options, step_count: OptimState):
+    def __init__(self, owner: type, lr: Schedulable, options: Options, step_count: OptimState):
         self.owner = owner
         self.step_count = step_count
         self.overridden: list[set[str]] = []  # for each group, the names of the options that it overrides
@@ -92,7 +101,7 @@ class Settings(Node):
         kinds, checked, schedules = kinds_of(self.owner), {}, {}
         for name, value in options.items():
             if callable(value) and kinds[name].schedulable:
-                schedule: Any = value
+                schedule: OptionValue = value
                 schedules[name] = as_scheduler(schedule)
                 value = schedules[name].base_lrs[0]
             checked[name] = kinds[name].check(name, value)
@@ -124,7 +133,7 @@ class Settings(Node):
                 sources += schedule.sources().values()
         return sources
 
-    def positions(self, values: Iterable[Any] | None = None) -> dict[str, Any]:
+    def positions(self, values: Iterable[Tree] | None = None) -> Positions:
         """Return the positions of all schedules, from these values of their States or else from the States."""
         remaining = iter([state.value for state in self.sources()] if values is None else values)
 
@@ -135,7 +144,7 @@ class Settings(Node):
         options = {part: {n: of(schedule) for n, schedule in own.items()} for part, own in self.schedules.items()}
         return {'lr': lr, 'options': options}
 
-    def part(self, values: OptionValues, positions: Mapping[str, Any], part: str | int) -> Hyperparameters:
+    def part(self, values: OptionValues, positions: Positions, part: str | int) -> Hyperparameters:
         """Return the options of a part, or of a group by its number, as schedules drive them. A pure function."""
         group = part if isinstance(part, int) else None
         hp: Hyperparameters = getattr(values, str(part)) if group is None else values.groups[group]
@@ -158,7 +167,7 @@ class Settings(Node):
         """Return the present options of a part as Python numbers and flags."""
         return self.as_plain(self.part(self.options, self.positions(), part))
 
-    def read(self, name: str) -> Any:
+    def read(self, name: str) -> OptionValue:
         """Return the present value of an option of the optimizer."""
         return self.plain('shared' if name in shared_names(self.owner) else 'defaults')[name]
 
@@ -187,7 +196,7 @@ class Settings(Node):
 
         return every, add
 
-    def set(self, name: str, value: Any, group: int | None, check: Check) -> None:
+    def set(self, name: str, value: OptionValue, group: int | None, check: Check) -> None:
         """Change an option, of one group or of all that do not override it, from the next update on."""
         values, over_all = self.options, name in shared_names(self.owner)
         if name not in values_of(values.shared if over_all else values.defaults) or (over_all and group is not None):
@@ -216,7 +225,7 @@ class Settings(Node):
             self.overridden = [x | {name} if i == group else x for i, x in enumerate(self.overridden)]
         self.commit(replace(values, groups=groups), {**self.schedules, where: {**others, **schedules}}, renewed)
 
-    def follow(self, lr: Any) -> None:
+    def follow(self, lr: Schedulable) -> None:
         """Follow another schedule of the learning rate from now on."""
         self.lr_scheduler = self.admit(lr)
         values = self.options
@@ -226,7 +235,7 @@ class Settings(Node):
         ]
         self.commit(replace(values, groups=groups), dict(self.schedules), renewed=True)
 
-    def admit(self, lr: Any) -> LRScheduler:
+    def admit(self, lr: Schedulable) -> LRScheduler:
         """Return the schedule of a learning rate; raise if the optimizer lacks the momentum that it cycles."""
         scheduler = as_scheduler(lr)
         if getattr(scheduler, 'cycle_momentum', False):
@@ -261,19 +270,20 @@ class Settings(Node):
 
     # learning rates
 
-    def lr_of(self, group: int) -> Any:
+    def lr_of(self, group: int) -> Scalar:
         """Return the rate that a group applies."""
         if not self.overridden:
             return self.lr_scheduler()
-        return as_number(self.part(self.options, self.positions(), group).lr)
+        rate: Scalar = as_number(self.part(self.options, self.positions(), group).lr)
+        return rate
 
-    def set_lr(self, value: Any) -> None:
+    def set_lr(self, value: Scalar) -> None:
         """Set the rate of the schedule so that the first group applies ``value``."""
         scale = as_number(self.options.groups[0].lr_scale) if self.overridden else 1.0
         refusal = f'Invalid lr={value!r}. The first group has an lr_scale of 0: no rate gives it.'
         self.lr_scheduler.set_rate(quotient(RATE.check('lr', value), scale, refusal))
 
-    def set_lr_of(self, group: int, value: Any, check: Check) -> None:
+    def set_lr_of(self, group: int, value: Scalar, check: Check) -> None:
         """Set the rate that a group applies; if it is the only group, that of the schedule."""
         if len(self.overridden) == 1:
             self.set_lr(value)
@@ -284,7 +294,7 @@ class Settings(Node):
         self.set('lr_scale', quotient(RATE.check('lr', value), scheduled, refusal), group, check)
 
 
-def quotient(value: Any, by: Any, refusal: str) -> Any:
+def quotient(value: Scalar, by: Scalar, refusal: str) -> Scalar:
     """Return ``value / by``; raise if ``by`` is 0, unless a transformation only probes the function."""
     if not isinstance(by, Tracer) and by == 0:
         if not inside_transformation():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import brainstate
@@ -20,9 +20,11 @@ from brainstate import GlobalHookRegistry
 from brainstate._state import TRACE_CONTEXT  # brainstate has no public name for "is a transformation active?"
 from jax.extend.core import get_opaque_trace_state
 
+from braintools_optim.options.types import Tree
+
 __all__ = ['all_or_none', 'are_hooked', 'inside_transformation', 'is_traced', 'may_access_directly', 'read', 'write']
 
-jax_trace: Any = get_opaque_trace_state
+jax_trace: Callable[[str], object] = get_opaque_trace_state
 TOP_LEVEL = jax_trace('nnx')
 GLOBAL_HOOKS: Any = GlobalHookRegistry.instance()
 HARMLESS = {'__abstractmethods__', '__annotations__', '__doc__', '__firstlineno__', '__init__', '__module__'}
@@ -58,7 +60,7 @@ def is_as_known() -> bool:
 
 
 @functools.cache
-def is_plain(kind: Any) -> bool:
+def is_plain(kind: type[brainstate.State]) -> bool:
     """Return whether States of this class are read and written as ``State`` is."""
     before_state = kind.__mro__[: kind.__mro__.index(brainstate.State)]
     overridden = {name for own in before_state for name in vars(own)} & vars(brainstate.State).keys()
@@ -79,12 +81,12 @@ def may_access_directly(states: Sequence[brainstate.State], are_plain: bool = Fa
     return are_plain or all(map(is_plain, set(map(type, states))))
 
 
-def read(states: Iterable[brainstate.State], direct: bool) -> list[Any]:
+def read(states: Iterable[brainstate.State], direct: bool) -> list[Tree]:
     """Return the values of States."""
     return list(map(value_of, states)) if direct else [state.value for state in states]
 
 
-def write(states: Sequence[brainstate.State], values: Iterable[Any], direct: bool) -> None:
+def write(states: Sequence[brainstate.State], values: Iterable[Tree], direct: bool) -> None:
     """Write the values of all States or, if an error occurs, of none."""
     if direct:
         for state, value in zip(states, values):  # noqa: B905 (strict=True takes as long as the rest of the loop)
@@ -112,6 +114,6 @@ def all_or_none(states: Sequence[brainstate.State]) -> Iterator[None]:
         yield
     except BaseException:
         for state, value in zip(states, before, strict=True):
-            attributes: Any = vars(state)
+            attributes: dict[str, Tree] = vars(state)
             attributes['_value'] = value
         raise

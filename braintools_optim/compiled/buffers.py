@@ -11,15 +11,19 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeVar
 
 import jax
 from jax.tree_util import tree_leaves
 
+from braintools_optim.options.types import Tree
+
 __all__ = ['DonationCache', 'block_for', 'compiler_options', 'unshared']
 
+T = TypeVar('T')
 
-def unshared(donated: Any, others: Any) -> Any:
+
+def unshared(donated: T, others: Tree) -> T:
     """Return the donated arrays with copies of those whose buffer occurs twice or among ``others``."""
     taken = {buffer for leaf in jax.tree.leaves(others) for buffer in buffers_of(leaf)}
     leaves, structure = jax.tree.flatten(donated)
@@ -28,10 +32,11 @@ def unshared(donated: Any, others: Any) -> Any:
         buffers = buffers_of(leaf)
         own.append(leaf.copy() if not taken.isdisjoint(buffers) and isinstance(leaf, jax.Array) else leaf)
         taken.update(buffers)
-    return donated if all(map(operator.is_, own, leaves)) else jax.tree.unflatten(structure, own)
+    copied: T = donated if all(map(operator.is_, own, leaves)) else jax.tree.unflatten(structure, own)
+    return copied
 
 
-def buffers_of(leaf: Any) -> list[int]:
+def buffers_of(leaf: Tree) -> list[int]:
     """Return the addresses of the buffers of an array, one for each device. Two arrays may share a buffer."""
     try:
         return [leaf.unsafe_buffer_pointer() or id(leaf)]
@@ -43,7 +48,7 @@ def buffers_of(leaf: Any) -> list[int]:
     return [buffer for shard in leaf.addressable_shards for buffer in buffers_of(shard.data)]
 
 
-def is_spread(leaf: Any) -> bool:
+def is_spread(leaf: object) -> bool:
     """Return whether an array lies on several devices."""
     return isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1
 
@@ -61,22 +66,22 @@ class DonationCache:
         self.arrays: frozenset[int] = frozenset()
         self.trusted = False
 
-    def is_unaliased(self, donated: list[Any], others: Any) -> bool:
+    def is_unaliased(self, donated: list[Tree], others: Tree) -> bool:
         """Return True if the donated arrays are the last call's outputs and none aliases another argument."""
         unused = self.trusted and self.arrays.isdisjoint(map(id, tree_leaves(others)))
         return unused and list(map(id, donated)) == self.values
 
-    def unaliased(self, donated: list[Any], others: Any) -> list[Any]:
+    def unaliased(self, donated: list[Tree], others: Tree) -> list[Tree]:
         """Return the donated arrays, copied where another argument shares their buffer."""
         if self.is_unaliased(donated, others):
             return donated
-        own: list[Any] = unshared(donated, others)
+        own = unshared(donated, others)
         clean = own is donated and list(map(id, donated)) == self.values
         # where jax refuses a donated buffer on several devices, the process ends
         self.trusted = clean and not any(map(is_spread, tree_leaves(donated)))
         return own
 
-    def remember(self, values: list[Any]) -> None:
+    def remember(self, values: list[Tree]) -> None:
         """Remember the outputs of a call."""
         self.values, self.arrays = list(map(id, values)), frozenset(map(id, tree_leaves(values)))
 
@@ -94,7 +99,7 @@ def block_for(sizes: Sequence[int]) -> int | None:
 
 
 @functools.cache
-def compiler_options(quickly: bool = False, block: int | None = None) -> dict[str, Any]:
+def compiler_options(quickly: bool = False, block: int | None = None) -> dict[str, bool | str | int]:
     """Return the options for XLA on a CPU: to write slots in place, to compile quickly, to allocate in blocks.
 
     Quick compilation leaves small kernels as fast, but may split those of large rules.
@@ -102,14 +107,14 @@ def compiler_options(quickly: bool = False, block: int | None = None) -> dict[st
     if jax.default_backend() != 'cpu':
         return {}
     wanted = IN_PLACE | (QUICKLY if quickly else {})
-    options: dict[str, Any] = {name: value for name, value in wanted.items() if is_known(name, value)}
+    options: dict[str, bool | str | int] = {name: value for name, value in wanted.items() if is_known(name, value)}
     if block is not None and is_known(IN_BLOCKS, BLOCK):
         options[IN_BLOCKS] = block
     return options
 
 
 @functools.cache
-def is_known(name: str, value: Any) -> bool:
+def is_known(name: str, value: bool | str | int) -> bool:
     """Return whether this release of XLA knows an option."""
     try:
         jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()

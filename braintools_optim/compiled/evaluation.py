@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from braintools_optim.compiled.access import inside_transformation
@@ -26,7 +26,7 @@ def eval_weights(core: Core, updater: Updater) -> Iterator[None]:
     core.refuse_evaluating('eval_weights')
     opt_state = core.registered('eval_weights')
 
-    def compute() -> list[Any]:
+    def compute() -> list[jax.Array]:
         return evaluation_weights(core)
 
     leaves = (compute if inside_transformation() else updater.jit('eval_weights', compute))()
@@ -39,12 +39,12 @@ def eval_weights(core: Core, updater: Updater) -> Iterator[None]:
         opt_state.value = replace(opt_state.value, evaluating=False)
 
 
-def evaluation_weights(core: Core) -> list[Any]:
+def evaluation_weights(core: Core) -> list[jax.Array]:
     """Return the leaves to evaluate, in the order of the registered leaves."""
     state, settings = core.state, core.settings
     weights = {key: jnp.asarray(w) for key, w in core.weights.read().items()}
     options, positions = settings.options, settings.positions()
-    found: dict[str, Any] = {}
+    found: dict[str, jax.Array] = {}
     for i, group in enumerate(core.groups):
         hp = settings.part(options, positions, i)
         own = {key: master_or_cast(weights[key], slots_of(state.stage_slots, key)) for key in group.keys}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import compress
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 import brainstate
 import jax
 
 from braintools_optim.compiled.access import all_or_none, are_hooked, is_traced, may_access_directly
 from braintools_optim.compiled.buffers import compiler_options
-from braintools_optim.compiled.plan import Plan, Wanted, form, plan_of
+from braintools_optim.compiled.plan import Arguments, Keywords, Plan, Wanted, form, plan_of
+from braintools_optim.options.types import Tree
 
 __all__ = ['donating', 'jit']
 
@@ -20,6 +21,16 @@ P = ParamSpec('P')
 R = TypeVar('R')
 Indices = int | Sequence[int] | None
 Names = str | Sequence[str] | None
+
+
+class Compiled(Protocol):
+    """A compiled function of jax."""
+
+    def __call__(self, *args: Tree, **kwargs: Tree) -> Tree: ...
+
+    def lower(self, *args: Tree, **kwargs: Tree) -> jax.stages.Lowered: ...
+
+    def clear_cache(self) -> None: ...
 
 
 class StaleError(Exception):
@@ -35,8 +46,8 @@ def jit(
     *, static_argnums: Indices = None, static_argnames: Names = None
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def jit(
-    function: Callable[..., Any] | None = None, *, static_argnums: Indices = None, static_argnames: Names = None
-) -> Callable[..., Any]:
+    function: Callable[P, R] | None = None, *, static_argnums: Indices = None, static_argnames: Names = None
+) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
     """``brainstate.transform.jit`` that writes the new values of States into the buffers of the old ones.
 
     A train step then needs no second copy of the weights and the optimizer state, and no time to fill such a copy. An
@@ -78,15 +89,16 @@ def jit(
 
 
 def donating(
-    function: Callable[..., Any], wanted: Wanted, static_argnums: Indices = None, static_argnames: Names = None
-) -> Callable[..., Any]:
+    function: Callable[P, R], wanted: Wanted, static_argnums: Indices = None, static_argnames: Names = None
+) -> Callable[P, R]:
     """Return the function compiled, with those States donated that are ``wanted``."""
     plain: Any = brainstate.transform.jit(function, static_argnums=static_argnums, static_argnames=static_argnames)
     compiled = Donating(plain, getattr(function, '__name__', 'run'), wanted)
 
     @functools.wraps(function)
-    def jitted(*args: Any, **kwargs: Any) -> Any:
-        return compiled(args, kwargs)
+    def jitted(*args: P.args, **kwargs: P.kwargs) -> R:
+        result: R = compiled(args, kwargs)
+        return result
 
     vars(jitted).update(
         origin_fun=function, stateful_fun=plain.stateful_fun, lower=compiled.lower, clear_cache=compiled.clear_cache
@@ -103,16 +115,16 @@ class Donating:
     def __init__(self, plain: Any, name: str, wanted: Wanted):
         self.plain, self.stateful, self.wanted = plain, plain.stateful_fun, wanted
         self.plans: list[Plan] = []
-        self.current: dict[Any, int] = {}  # the number of the plan, by the form of the arguments
-        self.functions: dict[int | None, Any] = {}  # the compiled functions, by the size of blocks
+        self.current: dict[Hashable, int] = {}  # the number of the plan, by the form of the arguments
+        self.functions: dict[int | None, Compiled] = {}  # the compiled functions, by the size of blocks
 
-        def run(number: int, donated: Sequence[Any], kept: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        def run(number: int, donated: Sequence[Tree], kept: Sequence[Tree], *args: Tree, **kwargs: Tree) -> Tree:
             return self.run(number, donated, kept, args, kwargs)
 
         run.__name__ = name
         self.traced = run
 
-    def __call__(self, args: Any, kwargs: Any) -> Any:
+    def __call__(self, args: Arguments, kwargs: Keywords) -> Tree:
         config = cast(Any, jax.config)
         if len(self.plans) == 1 and not config.jax_disable_jit:
             done, result = self.call_only_plan(self.plans[0], args, kwargs)
@@ -136,7 +148,7 @@ class Donating:
                 return result
         return self.plain(*args, **kwargs)
 
-    def call_only_plan(self, plan: Plan, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    def call_only_plan(self, plan: Plan, args: Arguments, kwargs: Keywords) -> tuple[bool, Tree]:
         """Call the function without looking for its plan; return whether that was possible, and the result.
 
         If the plan is not the right one, tracing notices, because jax compiles anew. This path takes a third off a
@@ -157,7 +169,9 @@ class Donating:
         plan.finish(new, direct=True)
         return True, result
 
-    def run(self, number: int, donated: Sequence[Any], kept: Sequence[Any], args: Any, kwargs: Any) -> Any:
+    def run(
+        self, number: int, donated: Sequence[Tree], kept: Sequence[Tree], args: Arguments, kwargs: Keywords
+    ) -> Tree:
         """Call brainstate's trace with the values of States; this is what jax compiles."""
         plan, parts = self.plans[number], (iter(kept), iter(donated))
         values = [next(parts[chosen]) for chosen in plan.donated]
@@ -167,20 +181,20 @@ class Donating:
         new, result = self.stateful.jaxpr_call(values, *args, **kwargs)
         return list(compress(new, plan.written)), result
 
-    def function(self, plan: Plan) -> Any:
+    def function(self, plan: Plan) -> Compiled:
         """Return the compiled function for a plan."""
-        found = self.functions.get(plan.block)
-        if found is None:
-            found = self.functions[plan.block] = jax.jit(
+        if plan.block not in self.functions:
+            compiled: Any = jax.jit(
                 self.traced,
                 donate_argnums=1,
                 static_argnums=(0, *(i + 3 for i in self.stateful.static_argnums)),
                 static_argnames=self.stateful.static_argnames or None,
                 compiler_options=compiler_options(block=plan.block),
             )
-        return found
+            self.functions[plan.block] = compiled
+        return self.functions[plan.block]
 
-    def find(self, args: Any, kwargs: Any, renew: bool = False) -> int:
+    def find(self, args: Arguments, kwargs: Keywords, renew: bool = False) -> int:
         """Return the number of the plan for these arguments."""
         key = self.stateful.get_arg_cache_key(*args, **kwargs)
         if renew or key not in self.current:
@@ -192,7 +206,7 @@ class Donating:
             self.current[key] = same[0] if same else len(self.plans) - 1
         return self.current[key]
 
-    def lower(self, *args: Any, **kwargs: Any) -> Any:
+    def lower(self, *args: Tree, **kwargs: Tree) -> jax.stages.Lowered:
         """Trace and lower the function, as the method of jax's compiled functions does."""
         number = self.find(args, kwargs, renew=True)
         plan = self.plans[number]
@@ -206,6 +220,6 @@ class Donating:
         self.current.clear()
 
 
-def is_lost(leaf: Any) -> bool:
+def is_lost(leaf: object) -> bool:
     """Return whether a leaf is an array whose buffer was donated."""
     return isinstance(leaf, jax.Array) and leaf.is_deleted()

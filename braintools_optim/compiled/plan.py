@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import Any
 
 import brainstate
 import jax
+import numpy as np
 from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from braintools_optim.compiled.access import may_access_directly, read, write
 from braintools_optim.compiled.buffers import DonationCache, block_for
+from braintools_optim.options.types import Structure, Tree
 
-__all__ = ['Plan', 'Wanted', 'form', 'plan_of']
+__all__ = ['Arguments', 'Form', 'Keywords', 'Plan', 'Wanted', 'form', 'plan_of']
 
 Wanted = Callable[[brainstate.State], bool]
+Arguments = Sequence[Tree]
+"""The positional arguments of a function."""
+Keywords = Mapping[str, Tree]
+"""The keyword arguments of a function."""
+Form = tuple[Structure, list[tuple[tuple[int, ...], np.dtype]]]
+"""The structure of a value, and the shapes and dtypes of its leaves."""
 
 
 @dataclass(eq=False)
@@ -26,13 +33,13 @@ class Plan:
     """What one trace does with States."""
 
     states: tuple[brainstate.State, ...]
-    forms: list[Any]
+    forms: list[Form]
     """The forms of the values of the States."""
     written: tuple[bool, ...]
     donated: tuple[bool, ...]
     block: int | None
     """The size of the blocks of temporary memory."""
-    constants: list[Any]
+    constants: list[Tree]
     """The arrays that the compiled function holds."""
 
     def __post_init__(self) -> None:
@@ -42,19 +49,19 @@ class Plan:
         self.targets = list(compress(self.states, self.written))
         self.reused = list(compress(self.donated, self.written))  # which of the written values are donated next
 
-    def values_if_unaliased(self, args: Any, kwargs: Any) -> tuple[list[Any], list[Any]] | None:
+    def values_if_unaliased(self, args: Arguments, kwargs: Keywords) -> tuple[list[Tree], list[Tree]] | None:
         """Return the donated values and the others, None if buffers must be compared or States not read directly."""
         if not (self.made.trusted and may_access_directly(self.states, are_plain=True)):
             return None
         donated, kept = read(self.given, direct=True), read(self.kept, direct=True)
         return (donated, kept) if self.made.is_unaliased(donated, (kept, args, kwargs)) else None
 
-    def values(self, args: Any, kwargs: Any) -> tuple[list[Any], list[Any]]:
+    def values(self, args: Arguments, kwargs: Keywords) -> tuple[list[Tree], list[Tree]]:
         """Return the donated values, with buffers that nothing else uses, and the others."""
         donated, kept = read(self.given, direct=False), read(self.kept, direct=False)
         return self.made.unaliased(donated, (kept, args, kwargs, self.constants)), kept
 
-    def finish(self, new: Sequence[Any], direct: bool) -> None:
+    def finish(self, new: Sequence[Tree], direct: bool) -> None:
         """Write the values that the function returned."""
         write(self.targets, new, direct)
         if direct:
@@ -67,7 +74,7 @@ class Plan:
         return same_states and mine == (other.forms, other.written, other.donated, other.block)
 
 
-def plan_of(trace: Any, jaxpr: ClosedJaxpr, new_values: Sequence[Any], wanted: Wanted) -> Plan:
+def plan_of(trace: brainstate.StateTraceStack, jaxpr: ClosedJaxpr, new_values: Sequence[Tree], wanted: Wanted) -> Plan:
     """Return the plan of a trace: written States that keep their shapes are donated, unless the function may fail."""
     inner = jaxprs_of(jaxpr)
     may_fail = any('callback' in equation.primitive.name for own in inner for equation in own.eqns)
@@ -92,12 +99,12 @@ def jaxprs_of(jaxpr: ClosedJaxpr) -> list[ClosedJaxpr]:
     return list(found.values())
 
 
-def size(aval: Any) -> int:
+def size(aval: object) -> int:
     """Return the bytes of an array in a trace, 0 for anything else."""
     return math.prod(aval.shape) * aval.dtype.itemsize if isinstance(aval, ShapedArray) else 0
 
 
-def form(value: Any) -> Any:
+def form(value: Tree) -> Form:
     """Return the structure of a value, and the shapes and dtypes of its leaves."""
     leaves, structure = jax.tree.flatten(value)
     return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 
 from braintools_optim.core import Core
 from braintools_optim.options.hyperparameters import Hyperparameters
 from braintools_optim.options.hyperparameters import replace as with_values
+from braintools_optim.options.types import Options
 from braintools_optim.schedulers.base import LRScheduler
 from braintools_optim.step.policy import WeightPolicy
+from braintools_optim.step.rule import Extra
 from braintools_optim.step.state import OptimizerState, init_state
 from braintools_optim.step.step import Inputs, Outcome, step
 
@@ -28,7 +29,7 @@ class PureStep:
     core: Core
     shared: Hyperparameters
     options: Hyperparameters
-    plain: Mapping[str, Any]
+    plain: Options
     schedule: LRScheduler
 
     @classmethod
@@ -44,7 +45,7 @@ class PureStep:
         return init_state(self.core.rule, '0', weights, Hyperparameters(self.plain), self.policy(weights), {})
 
     def step(
-        self, weights: Leaves, gradients: Leaves, state: OptimizerState, count: jax.Array, extra: Mapping[str, Any]
+        self, weights: Leaves, gradients: Leaves, state: OptimizerState, count: jax.Array, extra: Extra
     ) -> Outcome:
         """Return the changes of the weights and the new state, with the rate that the schedule has at ``count``."""
         groups = [(list(weights), with_values(self.options, lr=self.schedule.lr_at(count)))]

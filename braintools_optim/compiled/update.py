@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import brainstate
 import brainunit
@@ -23,9 +23,12 @@ from braintools_optim.compiled.jit import donating
 from braintools_optim.core import Core, refuse_evaluating
 from braintools_optim.loss_scale import LOSS_SCALE, DynamicLossScale
 from braintools_optim.options.hyperparameters import Hyperparameters
+from braintools_optim.options.kinds import Scalar
+from braintools_optim.options.types import ArrayOrQuantity, Tree
 from braintools_optim.settings import OptimState
 from braintools_optim.step.diagnosis import Diagnosis
 from braintools_optim.step.metrics import next_metrics, warn_of_skips
+from braintools_optim.step.rule import Extra
 from braintools_optim.step.state import OptimizerState
 from braintools_optim.step.step import MANY, Inputs, check_gradients, step
 from braintools_optim.weights.precision import compute_dtype
@@ -40,13 +43,17 @@ SMALL = 2**16
 class Call(NamedTuple):
     """What an update is given besides the gradients. The fields are static for a compiled function."""
 
-    loss_unit: Any = None
+    loss_unit: brainunit.Unit | None = None
     partial: bool = False
     dynamic: bool = False
     """Whether the loss scale adapts itself."""
 
 
 DEFAULT_CALL = Call()
+Written = tuple[OptimizerState, list[Tree], list[Tree], jax.Array | None]
+"""The new values of the States, and whether the gradients are finite if the update is to raise otherwise."""
+P = ParamSpec('P')
+R = TypeVar('R')
 
 
 class Updater:
@@ -55,9 +62,9 @@ class Updater:
     def __init__(self, core: Core):
         self.core = core
         self.donate_weights = False
-        self.compiled: dict[tuple[int, ...], Callable[..., Any]] = {}
+        self.compiled: dict[tuple[int, ...], Callable[..., Written]] = {}
         self.made = DonationCache()
-        self.functions: dict[Any, Callable[..., Any]] = {}
+        self.functions: dict[Hashable, Callable[..., Any]] = {}
         self.warned_of_units = False
 
     def compile(self) -> None:
@@ -74,10 +81,10 @@ class Updater:
 
     def __call__(
         self,
-        grads: Any,
-        extra: Mapping[str, Any],
+        grads: Tree,
+        extra: Extra,
         call: Call = DEFAULT_CALL,
-        loss_scale: Any = None,
+        loss_scale: Scalar | None = None,
     ) -> None:
         opt_state = self.core.registered('step')
         functions = {name: value for name, value in extra.items() if callable(value)} if extra else {}
@@ -100,7 +107,7 @@ class Updater:
         own, others = values[: len(weights)], values[len(weights) :]
         donated: tuple[int, ...] = ()
         if not direct and is_traced():
-            run: Callable[..., Any] = self.pure_update
+            run: Callable[..., Written] = self.pure_update
         else:
             # States whose hooks may refuse a write are not donated
             donated = () if not direct and are_hooked(written) else (0, 1) if self.donate_weights else (0,)
@@ -118,35 +125,40 @@ class Updater:
             self.raise_unless(finite, grads)
 
     def update_with_functions(
-        self, grads: Any, extra: Mapping[str, Any], functions: Mapping[str, Any], call: Call, loss_scale: Any
+        self,
+        grads: Tree,
+        extra: Extra,
+        functions: Mapping[str, Callable[..., ArrayOrQuantity]],
+        call: Call,
+        loss_scale: Scalar | None,
     ) -> None:
         """Update with functions such as the loss, through :meth:`jit`, which follows the States that they read."""
         arrays = {name: value for name, value in extra.items() if name not in functions}
 
-        def run(grads: Any, arrays: Mapping[str, Any], scale: Any) -> None:
+        def run(grads: Tree, arrays: Extra, scale: Scalar | None) -> None:
             self(grads, {**arrays, **functions}, call, scale)
 
         self.jit((tuple(functions.items()), call), run)(grads, arrays, loss_scale)
 
-    def name_wrong_gradient(self, grads: Any, call: Call) -> None:
+    def name_wrong_gradient(self, grads: Tree, call: Call) -> None:
         """Raise an error that names a value or gradient that jax does not take, if there is one."""
         core = self.core
         _, *values = read([core.registered('step'), *core.weights.states], direct=False)
         found, _ = core.weights.match(grads, call.loss_unit, call.partial, core.settings.frozen)
         check_gradients(core.weights.leaves(values), found)
 
-    def raise_unless(self, finite: Any, grads: Any) -> None:
+    def raise_unless(self, finite: jax.Array, grads: Tree) -> None:
         """Raise if the gradients are not finite."""
         if inside_transformation():
             brainstate.transform.jit_error_if(~finite, 'Gradients are not finite; all States are as they were.')
         elif not finite:
             raise FloatingPointError(f'Gradients are not finite; all States are as they were. {self.diagnose(grads)}')
 
-    def diagnose(self, grads: Any) -> Diagnosis:
+    def diagnose(self, grads: Tree) -> Diagnosis:
         """Return which gradients are not finite, zero or largest."""
         return Diagnosis.of(self.core.weights.match(grads, partial=True)[0])
 
-    def jit(self, key: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    def jit(self, key: Hashable, function: Callable[P, R]) -> Callable[P, R]:
         """Return a compiled function that donates the buffers that an update donates, kept under ``key``."""
         reused = self.core.weights.manager.seen_ids if self.donate_weights else set()
         key = key, self.donate_weights, len(self.core.weights)
@@ -159,13 +171,13 @@ class Updater:
     def pure_update(
         self,
         state: OptimizerState,
-        values: list[Any],
-        gradients: Any,
-        others: Sequence[Any],
-        extra: Mapping[str, Any],
+        values: list[Tree],
+        gradients: Tree,
+        others: Sequence[Tree],
+        extra: Extra,
         call: Call,
-        scaling: Any,
-    ) -> tuple[OptimizerState, list[Any], list[Any], Any]:
+        scaling: jax.Array | None,
+    ) -> Written:
         """Return the new values of the written States, and whether the gradients are finite if that is to raise.
 
         ``others`` are the values of the States besides optimizer state and weights; those that are written come first.
@@ -201,7 +213,9 @@ class Updater:
             after.append(metrics)
         return new.state, core.weights.structure.unflatten([new.weights[key] for key in weights]), after, required
 
-    def matched(self, gradients: Any, weights: Mapping[str, Any], frozen: frozenset[str], call: Call) -> dict[str, Any]:
+    def matched(
+        self, gradients: Tree, weights: Mapping[str, jax.Array], frozen: frozenset[str], call: Call
+    ) -> dict[str, jax.Array]:
         """Return the gradients of the parameters that are not frozen by name, on the scales of the weights' units."""
         core = self.core
         found, scales = core.weights.match(gradients, call.loss_unit, call.partial, frozen)
@@ -224,7 +238,7 @@ class Updater:
         self.warned_of_units = self.warned_of_units or warn_of_mixed_norms(weights.named(), members)
 
 
-def check_call(loss_unit: Any, partial: Any) -> Call:
+def check_call(loss_unit: object, partial: object) -> Call:
     """Return checked arguments of an update."""
     if type(partial) is not bool:
         raise TypeError(f'Invalid partial={partial!r}. Must be a bool.')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from braintools_optim.learning_rate import Rate
 from braintools_optim.optimizer import Optimizer
 from braintools_optim.options import Hyperparameters, Number, Numbers, Positive, WeightDecay, option
 from braintools_optim.options.kinds import AT_LEAST_ZERO, BELOW_ONE, Scalar, Schedulable
+from braintools_optim.options.types import Options
 from braintools_optim.step.counterparts import TorchCounterpart
 from braintools_optim.step.rule import Slots
 from braintools_optim.weights.precision import sqrt
@@ -99,7 +100,7 @@ class Adafactor(Optimizer):
     relative_step: bool = False
     decoupled_weight_decay: bool = option(True)
 
-    def resolve(self, options: dict[str, Any]) -> dict[str, Any]:
+    def resolve(self, options: Options) -> Options:
         if options['lr'] is None:
             relative = options['relative_step'] is False or options['relative_step']  # refused later if not a bool
             options = {**options, 'lr': 1e-2, 'relative_step': relative}

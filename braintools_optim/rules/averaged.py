@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import KW_ONLY
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from braintools_optim.options import (
     WeightDecay,
 )
 from braintools_optim.options.kinds import Schedulable
+from braintools_optim.options.types import Options
 from braintools_optim.step.counterparts import ArraySlots, TorchCounterpart
 from braintools_optim.step.rule import Slots
 from braintools_optim.weights.precision import divide
@@ -34,10 +34,10 @@ Array = jax.Array
 class ASGDCounterpart(TorchCounterpart):
     """torch's ASGD, which also keeps numbers that follow from options and count."""
 
-    def from_torch(self, slots: ArraySlots, lr: Any) -> ArraySlots:
+    def from_torch(self, slots: ArraySlots, lr: float) -> ArraySlots:
         return {name: x for name, x in slots.items() if name not in ('eta', 'mu')}
 
-    def to_torch(self, slots: ArraySlots, count: int, options: Mapping[str, Any]) -> ArraySlots:
+    def to_torch(self, slots: ArraySlots, count: int, options: Options) -> ArraySlots:
         lr = options['lr']
         eta = np.array(lr / (1 + options['lambd'] * lr * count) ** options['alpha'])
         return {**slots, 'eta': eta, 'mu': np.array(1 / max(1, count - options['t0']))}

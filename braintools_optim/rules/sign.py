@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ from braintools_optim.options import (
     option,
 )
 from braintools_optim.options.kinds import POSITIVE_AND_FINITE, Scalar
+from braintools_optim.options.types import Options
 from braintools_optim.rules.sgd import SGD, Dampening
 from braintools_optim.step.counterparts import ArraySlots, TorchCounterpart, optax_state
 from braintools_optim.step.rule import Slots
@@ -134,14 +134,14 @@ class Lion(Optimizer):
 class RpropCounterpart(TorchCounterpart):
     """torch's Rprop, whose step sizes are not relative to lr."""
 
-    def from_torch(self, slots: ArraySlots, lr: Any) -> ArraySlots:
+    def from_torch(self, slots: ArraySlots, lr: float) -> ArraySlots:
         if 'step_size' not in slots:
             return slots
         if lr == 0:
             raise ValueError('Invalid lr=0 of a group. Must be > 0: step sizes here are in units of lr.')
         return {**slots, 'step_size': slots['step_size'] / lr}
 
-    def to_torch(self, slots: ArraySlots, count: int, options: Mapping[str, Any]) -> ArraySlots:
+    def to_torch(self, slots: ArraySlots, count: int, options: Options) -> ArraySlots:
         sizes = {'step_size': slots['step_size'] * options['lr']} if 'step_size' in slots else {}
         return slots | sizes
 

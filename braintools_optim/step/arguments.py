@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 
-from braintools_optim.constraints import as_constraint
+from braintools_optim.constraints import Projection, as_constraint
+from braintools_optim.options.types import OptionValue
 from braintools_optim.step.stage import Stage
-from braintools_optim.weights.predicates import check_predicate
+from braintools_optim.weights.predicates import Predicate, check_predicate
 from braintools_optim.weights.units import norm_scales
 
 __all__ = ['check_constraints', 'check_dtype', 'check_groups', 'check_no_decay', 'check_norm_unit', 'check_stages']
 
 
-def check_predicates(name: str, value: Any) -> Any:
+def check_predicates(name: str, value: object) -> Mapping[Predicate, OptionValue] | None:
     """Return a dict with predicates as keys, or None."""
     if value is not None and not isinstance(value, Mapping):
         raise TypeError(f'Invalid {name}={value!r}. Must be a dict whose keys choose weights.')
@@ -24,35 +24,37 @@ def check_predicates(name: str, value: Any) -> Any:
     return value
 
 
-def check_groups(name: str, value: Any) -> Any:
+def check_groups(name: str, value: object) -> Mapping[Predicate, Mapping[str, OptionValue]] | None:
     """Return the options of groups by predicate, or None."""
-    for predicate, own in (check_predicates(name, value) or {}).items():
+    groups = check_predicates(name, value)
+    for predicate, own in (groups or {}).items():
         if not isinstance(own, Mapping):
             raise TypeError(f'Invalid groups[{predicate!r}]={own!r}. Must be a dict of options.')
-    return value
+    return groups
 
 
-def check_constraints(name: str, value: Any) -> Any:
+def check_constraints(name: str, value: object) -> Mapping[Predicate, Projection] | None:
     """Return constraints by predicate, or None."""
-    for constraint in (check_predicates(name, value) or {}).values():
+    constraints = check_predicates(name, value)
+    for constraint in (constraints or {}).values():
         as_constraint(constraint)
-    return value
+    return constraints
 
 
-def check_no_decay(name: str, value: Any) -> Any:
+def check_no_decay(name: str, value: object) -> object:
     """Return a predicate, or None."""
     if value is not None:
         check_predicate(value)
     return value
 
 
-def check_norm_unit(name: str, value: Any) -> Any:
+def check_norm_unit(name: str, value: object) -> object:
     """Return ``'own'``, units or None."""
     norm_scales({}, value)
     return value
 
 
-def check_dtype(name: str, value: Any) -> Any:
+def check_dtype(name: str, value: OptionValue) -> OptionValue:
     """Return a floating-point dtype, or None."""
     if value is None:
         return None
@@ -65,7 +67,7 @@ def check_dtype(name: str, value: Any) -> Any:
     return value
 
 
-def check_stages(name: str, value: Any) -> Any:
+def check_stages(name: str, value: object) -> tuple[Stage, ...]:
     """Return a tuple of stages."""
     if not isinstance(value, Sequence) or not all(isinstance(stage, Stage) for stage in value):
         raise TypeError(f'Invalid {name}={value!r}. Must be a sequence of Stage.')

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
+from braintools_optim.options.types import Tree
 from braintools_optim.weights.precision import compute_dtype
 
 __all__ = ['clip_adaptively', 'clip_by_value', 'global_norm', 'norm_clip_factor']
@@ -16,7 +17,7 @@ __all__ = ['clip_adaptively', 'clip_by_value', 'global_norm', 'norm_clip_factor'
 Array = jax.Array
 
 
-def global_norm(gradients: Any) -> Array:
+def global_norm(gradients: Tree) -> Array:
     """Return the 2-norm of all entries of a tree of gradients, accumulated in float32 at least. Units are ignored."""
     squares = [sum_of_squares(g) for g in jax.tree.leaves(gradients)]
     dtype = jnp.result_type(jnp.float32, *squares)
@@ -24,7 +25,7 @@ def global_norm(gradients: Any) -> Array:
     return jnp.sqrt(functools.reduce(jax.lax.add, squares, jnp.zeros((), dtype)))
 
 
-def sum_of_squares(g: Any) -> Array:
+def sum_of_squares(g: ArrayLike) -> Array:
     """Return the sum of the squared entries, in few operations because they are traced for every parameter."""
     g = jnp.asarray(g)
     if g.dtype != compute_dtype(g):
@@ -41,7 +42,7 @@ def norm_clip_factor(norm: Array, max_norm: Array) -> Array:
 def clip_adaptively(gradient: Array, weight: Array, limit: Array) -> Array:
     """Clip the gradient of each unit to ``limit`` times the norm of its weights (Brock et al., 2021), as optax does."""
     clip = optax.adaptive_grad_clip(limit)
-    clipped: Any = clip.update(gradient, clip.init(weight), weight)[0]
+    clipped: Tree = clip.update(gradient, clip.init(weight), weight)[0]
     result: Array = clipped.astype(gradient.dtype)
     return result
 

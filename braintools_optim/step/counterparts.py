@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+from braintools_optim.options.types import Options, OptionValue
 
 __all__ = ['ArraySlots', 'TorchCounterpart', 'optax_state', 'torch_options']
 
-ArraySlots = dict[str, np.ndarray[Any, Any]]
+ArraySlots = dict[str, npt.NDArray[np.floating]]
 
 
 @dataclass(frozen=True)
@@ -18,23 +20,23 @@ class TorchCounterpart:
     """The options of torch's groups, by their names here, and how slots differ. A subclass converts slots."""
 
     options: tuple[str, ...]
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, OptionValue] = field(default_factory=dict)
     """The values that other options must have, because torch's optimizer does not have these options."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """The names in torch of options that are called otherwise here."""
     counts: bool = True
     """Whether torch counts the updates of each parameter."""
 
-    def from_torch(self, slots: ArraySlots, lr: Any) -> ArraySlots:
+    def from_torch(self, slots: ArraySlots, lr: float) -> ArraySlots:
         """Return the slots of a parameter here, from torch's."""
         return slots
 
-    def to_torch(self, slots: ArraySlots, count: int, options: Mapping[str, Any]) -> ArraySlots:
+    def to_torch(self, slots: ArraySlots, count: int, options: Options) -> ArraySlots:
         """Return the slots of a parameter in torch, from those here."""
         return slots
 
 
-def torch_options(names: str, *, counts: bool = True, **fixed: Any) -> TorchCounterpart:
+def torch_options(names: str, *, counts: bool = True, **fixed: OptionValue) -> TorchCounterpart:
     """Return a counterpart with these options besides ``maximize``, and fixed values of other options."""
     return TorchCounterpart(('maximize', *names.split()), fixed, counts=counts)
 

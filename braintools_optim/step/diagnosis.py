@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 
 __all__ = ['Diagnosis']
 
@@ -32,7 +32,7 @@ class Diagnosis:
     """The norms of the other gradients, in descending order."""
 
     @classmethod
-    def of(cls, gradients: Mapping[str, Any]) -> Diagnosis:
+    def of(cls, gradients: Mapping[str, ArrayLike]) -> Diagnosis:
         """Examine gradients by name."""
         arrays = {name: np.asarray(g) for name, g in gradients.items()}
         arrays = {name: g.astype(np.result_type(g.dtype, np.float32)) for name, g in arrays.items()}

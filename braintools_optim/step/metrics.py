@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from braintools_optim.options.types import Tree
 from braintools_optim.step.clipping import global_norm
 
 __all__ = ['first_metrics', 'next_metrics', 'warn_of_skips']
 
 Array = jax.Array
-Metrics = dict[str, Any]
+Metrics = dict[str, Array]
 
 
 def first_metrics(groups: int) -> Metrics:
@@ -32,7 +33,12 @@ def first_metrics(groups: int) -> Metrics:
 
 
 def next_metrics(
-    before: Metrics, seen: Metrics, rates: Sequence[Array], skipped: Array, count: Array, finite: Array | None
+    before: Metrics,
+    seen: Mapping[str, Tree],
+    rates: Sequence[Array],
+    skipped: Array,
+    count: Array,
+    finite: Array | None,
 ) -> Metrics:
     """Return the metrics after the update number ``count``, of which the step observed ``seen``.
 
@@ -55,7 +61,7 @@ def next_metrics(
 def warn_of_skips(consecutive: Array, limit: Array) -> None:
     """Warn, also from compiled code, after each ``limit`` updates in a row that were skipped."""
 
-    def warn(consecutive: Any, limit: Any) -> None:
+    def warn(consecutive: np.ndarray, limit: np.ndarray) -> None:
         if consecutive and consecutive % limit == 0:  # under vmap both branches of the condition run
             warnings.warn(
                 f'{consecutive} updates in a row were skipped: gradients were not finite. See diagnose(grads).',

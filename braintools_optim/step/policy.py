@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+from jax.typing import DTypeLike
 
 from braintools_optim.constraints import Constraint
 from braintools_optim.step.stage import Stage
@@ -22,7 +23,7 @@ class WeightPolicy:
     constraints: Mapping[str, Constraint] = field(default_factory=dict)
     norm_scales: Mapping[str, float] = field(default_factory=dict)
     """The factors of gradients in norms, where they are not 1."""
-    state_dtype: Any = None
+    state_dtype: DTypeLike | None = None
     master_weights: bool = False
     metrics: bool = False
     changes_only: bool = False

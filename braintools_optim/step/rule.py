@@ -8,15 +8,19 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from braintools_optim.options.hyperparameters import Hyperparameters
+from braintools_optim.options.types import Tree
 from braintools_optim.weights.precision import cast_floats, from_working, to_working
 
-__all__ = ['GroupInfo', 'GroupRule', 'Leaves', 'RealGroupRule', 'Rule', 'Slots', 'as_reals']
+__all__ = ['Extra', 'GroupInfo', 'GroupRule', 'Leaves', 'RealGroupRule', 'Rule', 'Slots', 'as_reals']
 
 Array = jax.Array
 Slots = dict[str, Array]
 Leaves = dict[str, Array]
+Extra = Mapping[str, Any]
+"""What a rule reads besides gradients, by name: the loss, its function, arguments of an optax transformation."""
 
 
 class Rule:
@@ -54,7 +58,7 @@ class Rule:
         """Return the parameter to evaluate, if it differs from the one in training."""
         raise TypeError(f'{type(self).__name__} has no evaluation weights: evaluate the weights themselves.')
 
-    def init_group(self, weights: Leaves, hp: Hyperparameters) -> Any:
+    def init_group(self, weights: Leaves, hp: Hyperparameters) -> Tree:
         """Return the state that the rule keeps of a whole group, any tree, before the first update."""
         return None
 
@@ -73,7 +77,7 @@ class GroupInfo:
     """The norm of the gradients of all groups before clipping."""
     weight_decays: dict[str, Array]
     """The weight decay of each parameter, for a rule that applies it itself."""
-    extra: Mapping[str, Any]
+    extra: Extra
     """What ``extra_args`` of the optimizer returned, such as the loss."""
 
     @property
@@ -91,12 +95,12 @@ class GroupRule(Rule):
         return {}
 
     def group_direction(
-        self, g: Leaves, w: Leaves, state: Any, hp: Hyperparameters, info: GroupInfo
-    ) -> tuple[Leaves, Any]:
+        self, g: Leaves, w: Leaves, state: Tree, hp: Hyperparameters, info: GroupInfo
+    ) -> tuple[Leaves, Tree]:
         """Return the directions, which are *subtracted* after multiplication by ``lr``, and the new state."""
         raise NotImplementedError(f'{type(self).__name__} must define group_direction(g, w, state, hp, info).')
 
-    def group_evaluation(self, w: Leaves, state: Any, hp: Hyperparameters) -> Leaves:
+    def group_evaluation(self, w: Leaves, state: Tree, hp: Hyperparameters) -> Leaves:
         """Return the parameters to evaluate, if they differ from those in training."""
         raise TypeError(f'{type(self).__name__} has no evaluation weights: evaluate the weights themselves.')
 
@@ -104,15 +108,15 @@ class GroupRule(Rule):
 class RealGroupRule(GroupRule):
     """A group rule on real numbers: complex parameters are pairs of reals. Each entry of its state keeps its dtype."""
 
-    state_dtype: Any
+    state_dtype: DTypeLike | None
 
-    def init_state(self, w: Leaves, hp: Hyperparameters) -> dict[str, Any]:
+    def init_state(self, w: Leaves, hp: Hyperparameters) -> dict[str, Tree]:
         """Return the state before the first update: numbers of the group, and slots ``{name: {parameter: array}}``."""
         return {}
 
     def directions(
-        self, g: Leaves, w: Leaves, state: dict[str, Any], hp: Hyperparameters, info: GroupInfo
-    ) -> tuple[Leaves, dict[str, Any]]:
+        self, g: Leaves, w: Leaves, state: dict[str, Tree], hp: Hyperparameters, info: GroupInfo
+    ) -> tuple[Leaves, dict[str, Tree]]:
         """Return the directions and the new state."""
         raise NotImplementedError(f'{type(self).__name__} must define directions(g, w, state, hp, info).')
 
@@ -120,14 +124,14 @@ class RealGroupRule(GroupRule):
         leaves = jax.tree_util.tree_flatten_with_path(self.init_state({'w': w}, hp))[0]
         return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in leaves}
 
-    def init_group(self, weights: Leaves, hp: Hyperparameters) -> Any:
+    def init_group(self, weights: Leaves, hp: Hyperparameters) -> Tree:
         state = self.init_state(as_reals(weights), hp)
         slots = {name: x for name, x in state.items() if isinstance(x, dict) and self.state_dtype is not None}
         return state | {name: {k: x.astype(self.state_dtype) for k, x in own.items()} for name, own in slots.items()}
 
     def group_direction(
-        self, g: Leaves, w: Leaves, state: Any, hp: Hyperparameters, info: GroupInfo
-    ) -> tuple[Leaves, Any]:
+        self, g: Leaves, w: Leaves, state: Tree, hp: Hyperparameters, info: GroupInfo
+    ) -> tuple[Leaves, Tree]:
         gradients, weights = as_reals(g), as_reals(w)
         like = jnp.zeros((), jnp.result_type(*weights.values()))
         hp, wide, norm, decays = cast_floats((hp, state, info.grad_norm, info.weight_decays), like=like)

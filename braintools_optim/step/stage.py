@@ -5,18 +5,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from braintools_optim.constraints import Constraint
 from braintools_optim.options.hyperparameters import Hyperparameters
+from braintools_optim.options.types import Tree
 from braintools_optim.step.rule import Slots
 
 __all__ = ['Context', 'Leaf', 'Stage', 'keep_if_finite']
 
 Array = jax.Array
+T = TypeVar('T')
 
 
 @functools.partial(
@@ -32,9 +34,9 @@ class Context:
     """The options of the group."""
     shared: Hyperparameters
     """The options that concern all groups together."""
-    factor: Any
+    factor: Tree
     """The factor of the gradients from loss scale and clipping by norm, None if there is none."""
-    finite: Any
+    finite: Tree
     """Whether all gradients are finite, None if that was not examined."""
     nonfinite: str
     """What becomes of gradients that are not finite: ``'ignore'``, ``'zero'`` or ``'skip'``."""
@@ -62,12 +64,12 @@ class Leaf:
     index: Array | None = None
     """The place of the parameter among all, to make its random numbers differ from those of others."""
     constraint: Constraint | None = None
-    constraint_data: Any = None
-    direction: Any = None
+    constraint_data: Tree = None
+    direction: Tree = None
     """What is subtracted after multiplication by the learning rate, once the rule has returned it."""
-    new: Any = None
+    new: Tree = None
     """The new parameter (or its change), in the dtype of the arithmetic."""
-    result: Any = None
+    result: Tree = None
     """The new parameter (or its change) as its State will hold it."""
     new_slots: Slots = field(default_factory=dict)
     new_stage_slots: Slots = field(default_factory=dict)
@@ -139,8 +141,9 @@ class Stage:
     after_direction: bool = False
 
 
-def keep_if_finite(context: Context, new: Any, old: Any) -> Any:
+def keep_if_finite(context: Context, new: T, old: T) -> T:
     """Return the new values, or the old ones if the update is skipped because a gradient is not finite."""
     if context.nonfinite != 'skip':
         return new
-    return jax.tree.map(lambda x, y: jnp.where(context.finite, x, y), new, old)
+    kept: T = jax.tree.map(lambda x, y: jnp.where(context.finite, x, y), new, old)
+    return kept

@@ -156,8 +156,7 @@ def undo_skipped(leaf: Leaf) -> Leaf:
 def kept_slots(context: Context, new: Slots, old: Slots) -> Slots:
     """Return new slots in the dtypes of the old ones, or the old ones if the update is skipped."""
     new = {name: x.astype(old[name].dtype) for name, x in new.items()}
-    slots: Slots = keep_if_finite(context, new, {name: old[name] for name in new})
-    return slots
+    return keep_if_finite(context, new, {name: old[name] for name in new})
 
 
 def grokfast_slot(w: Array, hp: Hyperparameters) -> Array | None:

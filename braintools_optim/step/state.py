@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any
 
+import brainunit
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from braintools_optim.options.hyperparameters import Hyperparameters
+from braintools_optim.options.types import Tree
 from braintools_optim.step.policy import WeightPolicy
 from braintools_optim.step.rule import Rule, Slots
 from braintools_optim.step.stages import init_stage_slots
@@ -20,7 +22,7 @@ from braintools_optim.weights.precision import compute_dtype, to_working
 __all__ = ['OptimizerState', 'init_leaf', 'init_state', 'merge_slots', 'merge_states', 'slots_of', 'without']
 
 Array = jax.Array
-BySlot = Mapping[str, Mapping[str, Any]]
+BySlot = Mapping[str, Mapping[str, Array]]
 
 
 @functools.partial(
@@ -29,7 +31,7 @@ BySlot = Mapping[str, Mapping[str, Any]]
     meta_fields=['evaluating'],
 )
 @dataclass(frozen=True, eq=False)
-class OptimizerState(Mapping[str, Any]):
+class OptimizerState(Mapping[str, Tree]):
     """The value of ``optimizer.opt_state``; ``state['exp_avg']['w']`` is the slot ``exp_avg`` of the weight ``w``."""
 
     step: Array
@@ -40,16 +42,16 @@ class OptimizerState(Mapping[str, Any]):
     """The slots of the rule, ``{slot: {parameter: array}}``."""
     stage_slots: BySlot
     """The slots of the stages, likewise."""
-    constraint: Mapping[str, Any]
+    constraint: Mapping[str, Tree]
     """What the constraints keep of each parameter."""
-    groups: Mapping[str, Any]
+    groups: Mapping[str, Tree]
     """The states that rules keep of whole groups, by the number of the group."""
     evaluating: bool = False
     """Whether the States of the model hold evaluation weights."""
 
-    def parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Tree]:
         """Return all parts by name. A slot of the rule that has the name of another part is called ``slots.<name>``."""
-        others: dict[str, Any] = {**self.stage_slots, 'step': self.step, 'skipped': self.skipped}
+        others: dict[str, Tree] = {**self.stage_slots, 'step': self.step, 'skipped': self.skipped}
         others |= {'constraint': self.constraint} if self.constraint else {}
         others |= {'tree': self.groups} if self.groups else {}
         return {self.part_name(slot): own for slot, own in self.slots.items()} | others
@@ -58,7 +60,7 @@ class OptimizerState(Mapping[str, Any]):
         """Return the name of a slot of the rule among all parts."""
         return f'slots.{slot}' if slot in {*self.stage_slots, 'step', 'skipped', 'constraint', 'tree'} else slot
 
-    def with_parts(self, parts: Mapping[str, Any]) -> OptimizerState:
+    def with_parts(self, parts: Mapping[str, Tree]) -> OptimizerState:
         """Return the state with the values of all parts, given by the names of :meth:`parts`."""
         return replace(
             self,
@@ -70,7 +72,7 @@ class OptimizerState(Mapping[str, Any]):
             groups=parts.get('tree', {}),
         )
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Tree:
         return self.parts()[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -86,12 +88,12 @@ def init_state(
     weights: Mapping[str, Array],
     hp: Hyperparameters,
     policy: WeightPolicy,
-    units: Mapping[str, Any],
+    units: Mapping[str, brainunit.Unit],
     frozen: Set[str] = frozenset(),
 ) -> OptimizerState:
     """Return the state of a group before its first update. Frozen parameters have no slots yet."""
-    slots: dict[str, dict[str, Any]] = {}
-    stage_slots: dict[str, dict[str, Any]] = {}
+    slots: dict[str, dict[str, Array]] = {}
+    stage_slots: dict[str, dict[str, Array]] = {}
     for key, w in weights.items():
         for own, found in zip((slots, stage_slots), init_leaf(rule, w, hp, policy), strict=True):
             for slot, value in found.items():
@@ -120,7 +122,7 @@ def init_leaf(rule: Rule, w: Array, hp: Hyperparameters, policy: WeightPolicy) -
     return slots, stage_slots
 
 
-def in_dtype(x: Array, dtype: Any) -> Array:
+def in_dtype(x: Array, dtype: DTypeLike) -> Array:
     """Return a floating-point array in a dtype, any other array unchanged."""
     return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
@@ -137,7 +139,7 @@ def merge_states(state: OptimizerState, fresh: OptimizerState) -> OptimizerState
     )
 
 
-def merge_slots(slots: BySlot, fresh: BySlot) -> dict[str, dict[str, Any]]:
+def merge_slots(slots: BySlot, fresh: BySlot) -> dict[str, dict[str, Array]]:
     """Return slots of some parameters and of further ones."""
     return {slot: {**slots.get(slot, {}), **fresh.get(slot, {})} for slot in {**slots, **fresh}}
 
@@ -147,6 +149,6 @@ def slots_of(slots: BySlot, key: str) -> Slots:
     return {slot: leaves[key] for slot, leaves in slots.items() if key in leaves}
 
 
-def without(slots: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def without(slots: BySlot, names: Sequence[str]) -> dict[str, dict[str, Array]]:
     """Return slots without those of some weights."""
     return {slot: {key: x for key, x in own.items() if key not in names} for slot, own in slots.items()}

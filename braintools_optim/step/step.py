@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from braintools_optim.constraints import Constraint
 from braintools_optim.options.hyperparameters import Hyperparameters, values_of
 from braintools_optim.options.hyperparameters import replace as with_values
+from braintools_optim.options.types import Tree
 from braintools_optim.step.clipping import global_norm, norm_clip_factor
 from braintools_optim.step.policy import WeightPolicy
-from braintools_optim.step.rule import GroupInfo, GroupRule, Rule, Slots
+from braintools_optim.step.rule import Extra, GroupInfo, GroupRule, Rule, Slots
 from braintools_optim.step.stage import Context, Leaf, keep_if_finite
 from braintools_optim.step.stages import DIRECTION, apply_stages, master_or_cast
 from braintools_optim.step.state import OptimizerState, slots_of
@@ -25,6 +27,7 @@ from braintools_optim.weights.precision import cast_floats, to_working
 __all__ = ['MANY', 'Inputs', 'Outcome', 'check_gradients', 'step']
 
 Array = jax.Array
+T = TypeVar('T')
 MANY = 8
 """The number of parameters from which on scalars are hidden from XLA's CPU fusion."""
 
@@ -41,7 +44,7 @@ class Inputs:
     gradients: Mapping[str, Array]
     """The gradients by name. A parameter without a gradient stays as it is."""
     state: OptimizerState
-    extra: Mapping[str, Any]
+    extra: Extra
     """What a :class:`GroupRule` is told besides gradients."""
     loss_scale: Array | None = None
     skip_nonfinite: bool = False
@@ -53,7 +56,7 @@ class Outcome(NamedTuple):
     weights: dict[str, Array]
     state: OptimizerState
     finite: Array | None
-    metrics: dict[str, Any]
+    metrics: dict[str, Tree]
 
 
 def step(rule: Rule, policy: WeightPolicy, inputs: Inputs) -> Outcome:
@@ -170,10 +173,10 @@ def observed(
     norms: Sequence[Array],
     weights: Mapping[str, Array],
     updates: Sequence[Mapping[str, Array]],
-) -> dict[str, Any]:
+) -> dict[str, Tree]:
     """Return the numbers for the metrics: norms before clipping, whether a norm was clipped, norms of the updates."""
     limit = shared.grad_clip_norm
-    seen: dict[str, Any] = {
+    seen: dict[str, Tree] = {
         'grad_norm': jnp.sqrt(sum((norm**2 for norm in norms), start=jnp.zeros(()))),
         'clipped': jnp.any(jnp.stack(norms) > limit) if limit is not None and norms else jnp.zeros((), bool),
         'update_norms': [],
@@ -201,15 +204,19 @@ def all_finite(leaves: Mapping[str, Array]) -> Array:
 # the parameters of a group
 
 Updated = tuple[Array, Slots, Slots]
+"""A new parameter, its slots of the rule and its slots of the stages."""
+Arrays = tuple[Array, Array, Slots, Slots, Tree, Array | None]
+"""A parameter, its gradient, its slots of the rule and of the stages, what its constraint keeps, and its place."""
+Traced = Callable[[Constraint | None, Arrays, Context, dict[str, Array], Array | np.uint32], Updated]
 
 
-def traced_once(rule: Rule, policy: WeightPolicy) -> Any:
+def traced_once(rule: Rule, policy: WeightPolicy) -> Traced:
     """Return the update of one parameter as a function that is traced once for each distinct shape."""
 
     @functools.partial(jax.jit, static_argnums=0)
     def update(
         constraint: Constraint | None,
-        arrays: tuple[Array, Array, Slots, Slots, Any, Array | None],
+        arrays: Arrays,
         context: Context,
         by_place: dict[str, Array],
         place: Array,
@@ -229,7 +236,8 @@ def traced_once(rule: Rule, policy: WeightPolicy) -> Any:
         leaf = apply_stages(policy.stages[place_of_rule:], replace(leaf, direction=direction, new_slots=new))
         return leaf.result, leaf.new_slots, leaf.new_stage_slots
 
-    return update
+    traced: Traced = update
+    return traced
 
 
 @dataclass(frozen=True)
@@ -240,7 +248,7 @@ class Run:
     policy: WeightPolicy
     inputs: Inputs
     places: Mapping[str, int]
-    update: Any
+    update: Traced
 
     def update_each(self, names: Sequence[str], context: Context, counts: Array) -> dict[str, Updated]:
         """Map the direction of a rule over the parameters of a group."""
@@ -272,7 +280,7 @@ class Run:
 
     def update_together(
         self, rule: GroupRule, group: str, names: Sequence[str], context: Context, counts: Array
-    ) -> tuple[dict[str, Updated], Any]:
+    ) -> tuple[dict[str, Updated], Tree]:
         """Update the parameters of a group by one direction. A parameter that stays has the gradient zero."""
         state, policy = self.inputs.state, self.policy
         before = state.groups[group]
@@ -321,7 +329,7 @@ def without_decay(context: Context) -> Context:
     return replace(context, hp=with_values(context.hp, weight_decay=jnp.zeros(())), decay='none')
 
 
-def hide_from_xla(numbers: Any, counts: Array) -> Any:
+def hide_from_xla(numbers: T, counts: Array) -> T:
     """Hide scalars from XLA's CPU fusion so that they are not recomputed for each parameter.
 
     Kernels that are equal are compiled once, and they would differ by the place of their parameter. Among few
@@ -330,10 +338,11 @@ def hide_from_xla(numbers: Any, counts: Array) -> Any:
     if jax.default_backend() != 'cpu' or len(counts) < MANY:
         return numbers
     others = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), numbers)
-    return jax.lax.cond(counts[0] < 0, lambda: others, lambda: numbers)
+    hidden: T = jax.lax.cond(counts[0] < 0, lambda: others, lambda: numbers)
+    return hidden
 
 
-def check_gradients(weights: Mapping[str, Any], gradients: Mapping[str, Any]) -> None:
+def check_gradients(weights: Mapping[str, ArrayLike], gradients: Mapping[str, object]) -> None:
     """Raise unless each gradient has the shape of its weight and a dtype that the weight allows."""
     wrong = []
     for key, gradient in gradients.items():
