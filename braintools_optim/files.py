@@ -9,16 +9,21 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:  # this module is also used without jax
+    from braintools_optim.options.types import Tree
 
 __all__ = ['load', 'save']
 
 KIND = 'braintools_optim tree 1'
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 METADATA = '~metadata'  # among names of arrays, in which a ~ is followed by 0 or 1
-Array = np.ndarray[Any, Any]
+Array = npt.NDArray[np.generic]
 Arrays = dict[str, Array]
 
 
@@ -29,7 +34,7 @@ class Format(NamedTuple):
     read: Callable[[Path], tuple[Arrays, str]]
 
 
-def save(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
+def save(path: str | os.PathLike[str], tree: Mapping[str, Tree]) -> None:
     """Write a tree of dicts, lists, strings, numbers and NumPy arrays to a file.
 
     The suffix decides on the format: ``.npz``, ``.safetensors`` or ``.msgpack`` (which need the packages
@@ -77,7 +82,7 @@ def save(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
             os.close(directory)
 
 
-def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load(path: str | os.PathLike[str]) -> dict[str, Tree]:
     """The tree that :func:`save` wrote. Nothing in the file is executed.
 
     Raises
@@ -127,12 +132,12 @@ def what_it_is(path: Path) -> str:
 # a tree as arrays and a string
 
 
-def encode(tree: Mapping[str, Any]) -> tuple[Arrays, str]:
+def encode(tree: Mapping[str, Tree]) -> tuple[Arrays, str]:
     """The arrays of a tree by path, such as ``'opt_state/exp_avg.w'``, and the rest as JSON."""
     arrays: Arrays = {}
     dtypes: dict[str, str] = {}
 
-    def rest(node: Any, path: tuple[str, ...]) -> Any:
+    def rest(node: object, path: tuple[str, ...]) -> object:
         if isinstance(node, (np.ndarray, np.generic)):
             arrays[joined(path)], dtypes[joined(path)] = to_bits(np.asarray(node), path), node.dtype.name
             return None
@@ -150,7 +155,7 @@ def encode(tree: Mapping[str, Any]) -> tuple[Arrays, str]:
     return arrays, json.dumps({'kind': KIND, 'dtypes': dtypes, 'tree': rest(tree, ())})
 
 
-def decode(arrays: Arrays, metadata: str) -> dict[str, Any]:
+def decode(arrays: Arrays, metadata: str) -> dict[str, Tree]:
     """The inverse of :func:`encode`."""
     found = json.loads(metadata)
     if not isinstance(found, dict) or found.get('kind') != KIND:
@@ -159,14 +164,14 @@ def decode(arrays: Arrays, metadata: str) -> dict[str, Any]:
     if dtypes.keys() != arrays.keys():
         raise ValueError(f'its arrays are not those listed: {sorted(dtypes.keys() ^ arrays.keys())}')
 
-    def whole(node: Any, path: tuple[str, ...]) -> Any:
+    def whole(node: object, path: tuple[str, ...]) -> Tree:
         if node is None and joined(path) in arrays:
             return from_bits(arrays[joined(path)], dtypes[joined(path)])
         if isinstance(node, dict):
             return {key: whole(value, (*path, key)) for key, value in node.items()}
         return [whole(value, (*path, str(i))) for i, value in enumerate(node)] if isinstance(node, list) else node
 
-    tree: dict[str, Any] = whole(found['tree'], ())
+    tree: dict[str, Tree] = whole(found['tree'], ())
     return tree
 
 
@@ -235,13 +240,13 @@ def write_msgpack(file: BinaryIO, arrays: Arrays, metadata: str) -> None:
 
 def read_msgpack(path: Path) -> tuple[Arrays, str]:
     found = needed('msgpack').unpackb(path.read_bytes())
-    arrays = {
+    arrays: Arrays = {
         name: np.frombuffer(data, dtype).reshape(shape).copy() for name, (dtype, shape, data) in found['arrays'].items()
     }
     return arrays, found[METADATA]
 
 
-def needed(name: str) -> Any:
+def needed(name: str) -> ModuleType:
     """A package that one format needs."""
     package = name.split('.')[0]
     try:

@@ -24,7 +24,7 @@ class Rate(Option[OptionValue]):
     def __get__(self, instance: None, owner: type) -> float: ...
     @overload
     def __get__(self, instance: object, owner: type) -> LRScheduler: ...
-    def __get__(self, instance: Any, owner: type) -> Any:
+    def __get__(self, instance: Any, owner: type) -> OptionValue:
         return self.default if instance is None else instance.lr_scheduler
 
     def __set__(self, instance: Any, value: LearningRate) -> None:

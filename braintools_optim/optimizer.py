@@ -24,10 +24,10 @@ from braintools_optim.constraints import Constraint
 from braintools_optim.core import Arguments, Core
 from braintools_optim.learning_rate import LearningRate, Rate, Scheduled
 from braintools_optim.loss_scale import DynamicLossScale, check_loss_scale
-from braintools_optim.options.fields import Option, bind, fields_of, signature_of
+from braintools_optim.options.fields import HasOptions, Option, bind, fields_of, signature_of
 from braintools_optim.options.hyperparameters import Hyperparameters
 from braintools_optim.options.kinds import Argument, Flag
-from braintools_optim.options.types import Tree
+from braintools_optim.options.types import ArrayOrQuantity, Options, OptionValue, Tree
 from braintools_optim.param_groups import ParamGroup
 from braintools_optim.saving.saved import Saved
 from braintools_optim.saving.summary import summary
@@ -43,7 +43,7 @@ from braintools_optim.step.arguments import (
 from braintools_optim.step.diagnosis import Diagnosis
 from braintools_optim.step.metrics import first_metrics
 from braintools_optim.step.policy import WeightPolicy
-from braintools_optim.step.rule import Rule
+from braintools_optim.step.rule import Extra, Rule
 from braintools_optim.step.stage import Stage
 from braintools_optim.step.stages import StageOptions, with_stages
 from braintools_optim.weights.groups import Group, divide_by_predicates
@@ -73,14 +73,14 @@ else:
         """A Node that knows whether its constructors have returned."""
 
 
-class Recorded(Option[Any]):
+class Recorded(Option[OptionValue]):
     """The field ``metrics``: a flag of the constructor, which reads as the metrics of the last update."""
 
     def __get__(self, instance: Any, owner: type) -> dict[str, jax.Array]:
         metrics: dict[str, jax.Array] = self.default if instance is None else instance.recorded_metrics()
         return metrics
 
-    def __set__(self, instance: Any, value: bool) -> None:
+    def __set__(self, instance: HasOptions, value: bool) -> None:
         instance.write_option(self.name, value)
 
 
@@ -94,6 +94,7 @@ class States:
     """The State of the number of updates."""
     metrics_state: OptimState | None
     """The State of the metrics, None without ``metrics=True``."""
+    _updater: Updater
 
 
 class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
@@ -194,7 +195,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
     metrics: Recorded = Recorded(False, Argument(Flag().check))
     stages: Annotated[Sequence[Stage], Argument(check_stages)] = ()
 
-    def __init_subclass__(cls, **arguments: Any) -> None:
+    def __init_subclass__(cls, **arguments: object) -> None:
         super().__init_subclass__(**arguments)
         cls.__signature__ = shown_signature(cls)
 
@@ -225,13 +226,13 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
             self._updater = Updater(self._core)
             self.settings = settings
 
-    def resolve(self, options: dict[str, Any]) -> dict[str, Any]:
+    def resolve(self, options: Options) -> Options:
         """Return the arguments of the constructor, defaults included, as this class wants them checked."""
         return options
 
     # weights and groups
 
-    def register_trainable_weights(self, param_states: Any) -> Self:
+    def register_trainable_weights(self, param_states: Tree) -> Self:
         """Register weights: a tree of ``brainstate.State``, such as ``model.states(brainstate.ParamState)``.
 
         Weights that are registered already keep their optimizer state; further ones become a group, or the groups of
@@ -247,7 +248,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
             self._add_groups(weights, groups, [dict(options) for _, options in parts])
         return self
 
-    def add_param_group(self, params: Any, **overrides: Any) -> None:
+    def add_param_group(self, params: Tree, **overrides: OptionValue) -> None:
         """Register more weights, with options that override (``lr``, ``weight_decay``, ``betas``, ...).
 
         The schedule drives the group from the group's ``lr``; all other options are those of the optimizer.
@@ -257,15 +258,15 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         weights, keys = self._core.weights.extended(params)
         self._add_groups(weights, [Group(keys, params)], [overrides])
 
-    def _add_groups(self, weights: Weights, groups: list[Group], overrides: list[dict[str, Any]]) -> None:
+    def _add_groups(self, weights: Weights, groups: list[Group], overrides: list[Options]) -> None:
         self._core.refuse_evaluating('Registering weights')
         self._core.add_groups(weights, *self.split_groups(weights, groups, overrides))
         self.opt_state = self._core.opt_state
         self._updater.compile()
 
     def split_groups(
-        self, weights: Weights, groups: list[Group], overrides: list[dict[str, Any]]
-    ) -> tuple[list[Group], list[dict[str, Any]]]:
+        self, weights: Weights, groups: list[Group], overrides: list[Options]
+    ) -> tuple[list[Group], list[Options]]:
         """Return further groups and the options that they override, divided as the rule needs them."""
         return groups, overrides
 
@@ -317,13 +318,13 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
 
     def update(
         self,
-        grads: Any,
+        grads: Tree,
         *,
         loss_unit: brainunit.Unit | None = None,
         partial: bool = False,
         loss_scale: float | jax.Array | None = None,
-        value: Any = None,
-        value_fn: Callable[..., Any] | None = None,
+        value: ArrayOrQuantity | None = None,
+        value_fn: Callable[..., ArrayOrQuantity] | None = None,
     ) -> None:
         """Update the weights in place.
 
@@ -350,8 +351,8 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
 
     def update_with(
         self,
-        grads: Any,
-        extra: Mapping[str, Any],
+        grads: Tree,
+        extra: Extra,
         loss_unit: brainunit.Unit | None = None,
         partial: bool = False,
         loss_scale: float | jax.Array | None = None,
@@ -359,11 +360,11 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         """Update the weights as :meth:`update` does, given what :meth:`extra_args` would return."""
         self._updater(grads, extra, check_call(loss_unit, partial), loss_scale)
 
-    def step(self, grads: Any, **arguments: Any) -> None:
+    def step(self, grads: Tree, **arguments: Any) -> None:
         """Call :meth:`update`."""
         self.update(grads, **arguments)
 
-    def minimize(self, loss_fn: Callable[..., Any], *args: Any, has_aux: bool = False) -> Any:
+    def minimize(self, loss_fn: Callable[..., Tree], *args: Tree, has_aux: bool = False) -> Tree:
         """Compute the gradient of ``loss_fn(*args)`` for the weights, update them, and return the loss (and aux).
 
         All this is one compiled function, kept for ``loss_fn``: pass the same function each time, not a new ``lambda``.
@@ -371,8 +372,8 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         is one, and an optimizer that uses the loss is given it.
         """
 
-        def run(*args: Any) -> Any:
-            def loss_of() -> Any:
+        def run(*args: Tree) -> Tree:
+            def loss_of() -> tuple[ArrayOrQuantity, tuple[Tree, ...]]:
                 returned = loss_fn(*args)
                 if has_aux and not isinstance(returned, tuple):
                     raise TypeError(f'Invalid has_aux=True. loss_fn must return (loss, aux), not {returned!r}.')
@@ -392,18 +393,18 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
             return run(*args)
         return self._updater.jit((type(self), loss_fn, has_aux), run)(*args)
 
-    def extra_args(self, value: Any, value_fn: Any) -> dict[str, Any]:
+    def extra_args(self, value: ArrayOrQuantity | None, value_fn: Callable[..., ArrayOrQuantity] | None) -> Extra:
         """Return what the rule needs of the loss and its function, which may be None; raise if something is missing."""
         return {}
 
-    def update_from_loss(self, grads: Any, value: Any, value_fn: Callable[[], Any]) -> None:
+    def update_from_loss(self, grads: Tree, value: ArrayOrQuantity, value_fn: Callable[[], ArrayOrQuantity]) -> None:
         """Update the weights, given the gradients, the loss, and a function that computes the loss again."""
         self.update_with(grads, self.extra_args(value, value_fn))
 
-    def gradient_of(self, loss: Callable[[], Any], has_aux: bool = False) -> Any:
+    def gradient_of(self, loss: Callable[[], Tree], has_aux: bool = False) -> Tree:
         """Return the gradient of a loss with respect to all registered weights."""
 
-        def loss_after_reading_all() -> Any:
+        def loss_after_reading_all() -> Tree:
             self.param_states.to_pytree_value()  # brainstate refuses gradients for States that the loss does not read
             return loss()
 
@@ -411,7 +412,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         grad: Any = brainstate.transform.grad(loss_after_reading_all, states, has_aux=has_aux)
         return grad()
 
-    def scaled_loss(self, loss: Any) -> Any:
+    def scaled_loss(self, loss: ArrayOrQuantity) -> ArrayOrQuantity:
         """Return the loss times the loss scale."""
         if isinstance(self.loss_scale, DynamicLossScale):
             return self.loss_scale.scale(loss)
@@ -428,7 +429,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
             raise ValueError('There are no metrics. Give metrics=True to the constructor.')
         return dict(self.metrics_state.value)
 
-    def diagnose(self, grads: Any) -> Diagnosis:
+    def diagnose(self, grads: Tree) -> Diagnosis:
         """Return which gradients are not finite, zero or largest, by name; print the result to read it."""
         diagnosis: Diagnosis = self._updater.diagnose(grads)
         return diagnosis
@@ -448,7 +449,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
 
     # options
 
-    def read_option(self, name: str) -> Any:
+    def read_option(self, name: str) -> OptionValue:
         """Return the present value of an option."""
         if name in self.__dict__:
             return self.__dict__[name]
@@ -456,7 +457,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
             raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
         return self.settings.read(name)
 
-    def write_option(self, name: str, value: Any) -> None:
+    def write_option(self, name: str, value: OptionValue) -> None:
         """Assign an option, from the next update on."""
         if fields_of(type(self))[name].kind.fixed:
             if '_is_built' in self.__dict__:
@@ -466,17 +467,17 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         else:
             self.settings.set(name, value, None, self._core.check_change)
 
-    def __getattr__(self, name: str) -> Any:  # called only if there is no such attribute
+    def __getattr__(self, name: str) -> object:  # called only if there is no such attribute
         if name in ('_core', '_updater'):
             raise ValueError(f'{COPY} {type(self).__name__} is a copy.')
         raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if '_is_built' in self.__dict__ and not isinstance(getattr(type(self), name, None), property):
             self._admit_attribute(name, value)
         super().__setattr__(name, value)
 
-    def _admit_attribute(self, name: str, value: Any) -> None:
+    def _admit_attribute(self, name: str, value: object) -> None:
         """Raise unless an attribute may be assigned after construction."""
         fields, old = fields_of(type(self)), self.__dict__.get(name)
         if name in fields:
@@ -493,7 +494,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         if isinstance(old, (brainstate.State, Settings)) and not isinstance(value, type(old)):
             raise TypeError(f'Invalid {name}={value!r}. Must be {type(old).__name__}, of which only the value changes.')
 
-    def __deepcopy__(self, memo: Any = None) -> Self:
+    def __deepcopy__(self, memo: object = None) -> Self:
         raise TypeError(COPY)
 
     def __str__(self) -> str:

@@ -26,7 +26,7 @@ __all__ = ['all_or_none', 'are_hooked', 'inside_transformation', 'is_traced', 'm
 
 jax_trace: Callable[[str], object] = get_opaque_trace_state
 TOP_LEVEL = jax_trace('nnx')
-GLOBAL_HOOKS: Any = GlobalHookRegistry.instance()
+GLOBAL_HOOKS = GlobalHookRegistry.instance()
 HARMLESS = {'__abstractmethods__', '__annotations__', '__doc__', '__firstlineno__', '__init__', '__module__'}
 HARMLESS |= {'__orig_bases__', '__parameters__', '__static_attributes__', '_abc_impl'}
 value_of, has_hooks = operator.attrgetter('_value'), operator.attrgetter('_hooks_manager._has_hooks')

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
 
 import brainstate
 
+from braintools_optim.options.types import ArrayOrQuantity
 from braintools_optim.step.rule import Leaves
 from braintools_optim.weights.registered import Weights
 
 __all__ = ['loss_of_leaves', 'takes_weights']
 
 
-def loss_of_leaves(value_fn: Callable[..., Any], registered: Weights) -> Callable[[Leaves], Any]:
+def loss_of_leaves(
+    value_fn: Callable[..., ArrayOrQuantity], registered: Weights
+) -> Callable[[Leaves], ArrayOrQuantity]:
     """Return a loss as a function of named leaves, without any change of the States of the model.
 
     ``value_fn`` takes the tree of the weights, or nothing and reads the States.
@@ -23,7 +25,7 @@ def loss_of_leaves(value_fn: Callable[..., Any], registered: Weights) -> Callabl
         raise ValueError('A value_fn needs the weights that it is a function of: register_trainable_weights.')
     of_tree = takes_weights(value_fn)
 
-    def value_of(leaves: Leaves) -> Any:
+    def value_of(leaves: Leaves) -> ArrayOrQuantity:
         trace = brainstate.StateTraceStack()
         try:
             with trace:
@@ -37,7 +39,7 @@ def loss_of_leaves(value_fn: Callable[..., Any], registered: Weights) -> Callabl
     return value_of
 
 
-def takes_weights(value_fn: Callable[..., Any]) -> bool:
+def takes_weights(value_fn: Callable[..., object]) -> bool:
     """Return whether a loss takes the tree of the weights, instead of reading the States of the model."""
     parameters = inspect.signature(value_fn).parameters.values()
     return any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters)

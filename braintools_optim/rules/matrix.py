@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import KW_ONLY
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import brainunit
 import jax
@@ -27,6 +27,7 @@ from braintools_optim.options import (
 )
 from braintools_optim.options.hyperparameters import replace
 from braintools_optim.options.kinds import AT_LEAST_ZERO, BELOW_ONE, Schedulable
+from braintools_optim.options.types import ArrayOrQuantity, Options
 from braintools_optim.rules.adam import Moments
 from braintools_optim.step.rule import Slots
 from braintools_optim.weights.groups import Group
@@ -42,7 +43,7 @@ Bases = dict[int, Array]
 NOT_HIDDEN = re.compile(r'\w*(embed|readout|output|classif|logit|vocab|norm|bias)\w*|(\w+_)?(head|out)', re.IGNORECASE)
 
 
-def hidden_matrix(name: str, weight: Any) -> bool:
+def hidden_matrix(name: str, weight: ArrayOrQuantity) -> bool:
     """Return True for a real matrix unless a part of its name suggests an embedding, a norm, a bias or an output.
 
     Examples
@@ -54,7 +55,7 @@ def hidden_matrix(name: str, weight: Any) -> bool:
     return is_matrix(weight) and not any(NOT_HIDDEN.fullmatch(part) for part in name.split('.'))
 
 
-def is_matrix(weight: Any) -> bool:
+def is_matrix(weight: ArrayOrQuantity) -> bool:
     """Return whether a parameter is a real matrix, with or without a unit."""
     array = brainunit.get_mantissa(weight)
     return jnp.ndim(array) == 2 and not jnp.iscomplexobj(array)
@@ -146,8 +147,8 @@ class Muon(Moments):
     algorithm: Literal['muon', 'adamw'] = option('muon')
 
     def split_groups(
-        self, weights: Weights, groups: list[Group], overrides: list[dict[str, Any]]
-    ) -> tuple[list[Group], list[dict[str, Any]]]:
+        self, weights: Weights, groups: list[Group], overrides: list[Options]
+    ) -> tuple[list[Group], list[Options]]:
         """Split each group into the parameters of Muon and those of AdamW, unless the group chooses the algorithm."""
         adamw = {'algorithm': 'adamw', 'weight_decay': self.adamw_weight_decay}
         adamw |= {} if self.adamw_lr is None else {'lr': self.adamw_lr}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Unpack
 
 import jax
@@ -11,8 +12,9 @@ import optax
 from braintools_optim.learning_rate import LearningRate
 from braintools_optim.optimizer import Optimizer
 from braintools_optim.options import Hyperparameters, WeightDecay
+from braintools_optim.options.types import ArrayOrQuantity, Options, Tree
 from braintools_optim.rules.shared_options import SharedOptions
-from braintools_optim.step.rule import GroupInfo, GroupRule, Leaves
+from braintools_optim.step.rule import Extra, GroupInfo, GroupRule, Leaves
 from braintools_optim.step.state import OptimizerState
 
 __all__ = ['OptaxOptimizer', 'OptaxRule', 'to_optax']
@@ -23,14 +25,14 @@ Array = jax.Array
 class OptaxDirection(GroupRule):
     """A rule whose direction is what the optax transformation ``tx`` returns, with the opposite sign."""
 
-    tx: Any
+    tx: optax.GradientTransformationExtraArgs
 
-    def init_group(self, weights: Leaves, hp: Hyperparameters) -> Any:
+    def init_group(self, weights: Leaves, hp: Hyperparameters) -> Tree:
         return self.tx.init(weights)
 
     def group_direction(
-        self, g: Leaves, w: Leaves, state: Any, hp: Hyperparameters, info: GroupInfo
-    ) -> tuple[Leaves, Any]:
+        self, g: Leaves, w: Leaves, state: Tree, hp: Hyperparameters, info: GroupInfo
+    ) -> tuple[Leaves, Tree]:
         updates, state = self.tx.update(g, state, w, **info.extra)
         return jax.tree.map(lambda u: -u, updates), state
 
@@ -38,20 +40,27 @@ class OptaxDirection(GroupRule):
 class OptaxRule(OptaxDirection, Optimizer):
     """An optimizer with such a rule, whose constructor sets ``tx``."""
 
-    def resolve(self, options: dict[str, Any]) -> dict[str, Any]:
+    def resolve(self, options: Options) -> Options:
         if options['state_dtype'] is not None:
             raise ValueError(f'Invalid state_dtype. {type(self).__name__} keeps its state in the dtypes of optax.')
         return options
 
-    def update(self, grads: Any, *, value: Any = None, value_fn: Any = None, **arguments: Any) -> None:
+    def update(
+        self,
+        grads: Tree,
+        *,
+        value: ArrayOrQuantity | None = None,
+        value_fn: Callable[..., ArrayOrQuantity] | None = None,
+        **arguments: Any,
+    ) -> None:
         """Update the weights in place.
 
         Arguments that :meth:`Optimizer.update` does not list go to the transformation, like ``value`` and ``value_fn``.
         """
         known = {name: arguments.pop(name) for name in ('loss_unit', 'partial', 'loss_scale') if name in arguments}
-        self.update_with(grads, arguments | self.extra_args(value, value_fn), **known)
+        self.update_with(grads, {**arguments, **self.extra_args(value, value_fn)}, **known)
 
-    def extra_args(self, value: Any, value_fn: Any) -> dict[str, Any]:
+    def extra_args(self, value: ArrayOrQuantity | None, value_fn: Callable[..., ArrayOrQuantity] | None) -> Extra:
         return {name: given for name, given in (('value', value), ('value_fn', value_fn)) if given is not None}
 
 
@@ -103,7 +112,7 @@ class OptaxOptimizer(OptaxRule):
             raise TypeError(f'Invalid tx={tx!r}. Must be an optax.GradientTransformation.')
         rate: LearningRate = (1e-3 if tx is None else 1.0) if lr is None else lr
         self.tx = optax.with_extra_args_support(tx or optax.chain(optax.scale_by_adam(), optax.scale(-1.0)))
-        options: Any = {'weight_decay': weight_decay, 'grad_clip_norm': grad_clip_norm}
+        options: Options = {'weight_decay': weight_decay, 'grad_clip_norm': grad_clip_norm}
         super().__init__(lr=rate, grad_clip_value=grad_clip_value, **options, **shared)
 
 
@@ -135,14 +144,14 @@ def to_optax(optimizer: Optimizer) -> optax.GradientTransformationExtraArgs:
             raise ValueError(f'Invalid {name}={getattr(optimizer, name)!r}. An optax transformation cannot have it.')
     pure = optimizer.as_pure_step()
 
-    def flat(tree: Any) -> dict[str, Array]:
+    def flat(tree: Tree) -> dict[str, Array]:
         leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
         return {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in leaves}
 
-    def init(params: Any) -> ToOptaxState:
+    def init(params: Tree) -> ToOptaxState:
         return ToOptaxState(jnp.zeros((), jnp.int32), pure.init(flat(params)))
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def update(updates: Tree, state: Tree, params: Tree = None, **extra: object) -> tuple[Tree, ToOptaxState]:
         if params is None:
             raise ValueError('update(updates, state, params) needs params: the weights decide on decay and precision.')
         weights = flat(params)

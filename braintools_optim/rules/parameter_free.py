@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import KW_ONLY
-from typing import Annotated, Any
+from typing import Annotated
 
 import brainunit
 import jax
@@ -22,14 +23,15 @@ from braintools_optim.options import (
     Positive,
     WeightDecay,
 )
-from braintools_optim.options.kinds import AT_LEAST_ONE, BELOW_ONE, POSITIVE, Schedulable
-from braintools_optim.step.rule import GroupInfo, Leaves, RealGroupRule
+from braintools_optim.options.kinds import AT_LEAST_ONE, BELOW_ONE, POSITIVE, Scalar, Schedulable
+from braintools_optim.options.types import ArrayOrQuantity, Tree
+from braintools_optim.step.rule import Extra, GroupInfo, Leaves, RealGroupRule
 from braintools_optim.weights.precision import divide, sqrt
 
 __all__ = ['DAdaptAdamW', 'DoG', 'PolyakSGD', 'Prodigy']
 
 Array = jax.Array
-State = dict[str, Any]
+State = dict[str, Tree]
 GrowthRate = Annotated[Schedulable, Number(AT_LEAST_ONE)]
 each = jax.tree.map
 
@@ -44,7 +46,7 @@ class DistanceAdapted(RealGroupRule, Optimizer):
     _: KW_ONLY
     use_bias_correction: bool = False
 
-    def start(self, w: Leaves, d0: Any) -> State:
+    def start(self, w: Leaves, d0: Scalar) -> State:
         """Return the part of the first state that all rules of this kind have."""
         zeros = each(jnp.zeros_like, w)
         d = jnp.asarray(d0, jnp.result_type(*w.values()))
@@ -352,7 +354,7 @@ class PolyakSGD(RealGroupRule, Optimizer):
     f_min: Annotated[Schedulable, Number()] = 0.0
     eps: NonNegative = 0.0
 
-    def extra_args(self, value: Any, value_fn: Any) -> dict[str, Any]:
+    def extra_args(self, value: ArrayOrQuantity | None, value_fn: Callable[..., ArrayOrQuantity] | None) -> Extra:
         return {} if value is None else {'value': value}
 
     def directions(

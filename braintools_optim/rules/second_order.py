@@ -23,14 +23,15 @@ from braintools_optim.options import (
     option,
 )
 from braintools_optim.options.kinds import Schedulable
+from braintools_optim.options.types import ArrayOrQuantity, Tree
 from braintools_optim.rules.loss import loss_of_leaves
-from braintools_optim.step.rule import GroupInfo, Leaves, RealGroupRule
+from braintools_optim.step.rule import Extra, GroupInfo, Leaves, RealGroupRule
 from braintools_optim.weights.precision import from_working, to_working
 
 __all__ = ['Sophia']
 
 Array = jax.Array
-State = dict[str, Any]
+State = dict[str, Tree]
 Seed = Annotated[Schedulable, Number(Range(0, 2**24), integer=True)]  # the integers that float32 tells apart
 
 
@@ -140,14 +141,22 @@ class Sophia(RealGroupRule, Optimizer):
         value_fn = loss_of_leaves(extra['value_fn'], self._core.weights)
         kinds = self._core.weights.read()
 
-        def loss(w: Leaves) -> Any:
-            return sign * brainunit.get_mantissa(value_fn({k: from_working(x, kinds[k].dtype) for k, x in w.items()}))
+        def loss(w: Leaves) -> Array:
+            value = value_fn({k: from_working(x, kinds[k].dtype) for k, x in w.items()})
+            signed: Array = sign * brainunit.get_mantissa(value)
+            return signed
 
         key = jax.random.fold_in(jax.random.key(hp.seed.astype(int)), info.count)
         return lambda: hutchinson(loss, w, key)
 
     def update(
-        self, grads: Any, *, value: Any = None, value_fn: Any = None, hessian: Any = None, **arguments: Any
+        self,
+        grads: Tree,
+        *,
+        value: ArrayOrQuantity | None = None,
+        value_fn: Callable[..., ArrayOrQuantity] | None = None,
+        hessian: Tree = None,
+        **arguments: Any,
     ) -> None:
         """Update the weights in place, given the loss as ``value_fn`` or an estimate of the Hessian's diagonal."""
         extra = self.extra_args(value, value_fn)
@@ -158,11 +167,11 @@ class Sophia(RealGroupRule, Optimizer):
             extra = {'hessian': leaves}
         self.update_with(grads, extra, **arguments)
 
-    def extra_args(self, value: Any, value_fn: Any) -> dict[str, Any]:
+    def extra_args(self, value: ArrayOrQuantity | None, value_fn: Callable[..., ArrayOrQuantity] | None) -> Extra:
         return {} if value_fn is None else {'value_fn': value_fn}
 
 
-def hutchinson(loss: Callable[[Leaves], Any], w: Leaves, key: Array) -> Leaves:
+def hutchinson(loss: Callable[[Leaves], Array], w: Leaves, key: Array) -> Leaves:
     """Return an unbiased estimate of the diagonal of the Hessian."""
     keys = dict(zip(w, jax.random.split(key, len(w)), strict=True))
     signs = {name: jax.random.rademacher(keys[name], x.shape, x.dtype) for name, x in w.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import brainunit
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from braintools_optim.compiled.access import inside_transformation
 from braintools_optim.optimizer import Optimizer
 from braintools_optim.options.hyperparameters import Hyperparameters, Packed, replace
-from braintools_optim.options.kinds import AT_LEAST_ZERO, Flag, Number
+from braintools_optim.options.kinds import AT_LEAST_ZERO, Flag, Number, Scalar
+from braintools_optim.options.types import ArrayOrQuantity, OptionValue, Tree
 from braintools_optim.rules.loss import takes_weights
 from braintools_optim.settings import OptimState
 from braintools_optim.step.clipping import global_norm
@@ -79,12 +80,13 @@ class SAM(Optimizer):
     # options: those of SAM, and all others of the base optimizer
 
     @property
-    def rho(self) -> Any:
+    def rho(self) -> Scalar:
         """The length of the perturbation; assigning it acts on the next update."""
-        return RHO.from_leaf(self.perturbation.value.tree.radius)
+        rho: Scalar = RHO.from_leaf(self.perturbation.value.tree.radius)
+        return rho
 
     @rho.setter
-    def rho(self, value: Any) -> None:
+    def rho(self, value: Scalar) -> None:
         self.set_perturbation(radius=RHO.to_leaf(RHO.check('rho', value)))
 
     @property
@@ -97,22 +99,22 @@ class SAM(Optimizer):
     def adaptive(self, value: bool) -> None:
         self.set_perturbation(adaptive=Flag().check('adaptive', value))
 
-    def set_perturbation(self, **leaves: Any) -> None:
+    def set_perturbation(self, **leaves: OptionValue) -> None:
         """Replace options of the perturbation."""
         self.perturbation.value = Packed.of(replace(self.perturbation.value.tree, **leaves))
 
-    def __getattr__(self, name: str) -> Any:  # called only if SAM itself has no such attribute
+    def __getattr__(self, name: str) -> OptionValue:  # called only if SAM itself has no such attribute
         if name.startswith('__') or 'base_optimizer' not in self.__dict__:
             raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
         return getattr(self.base_optimizer, name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if name in OWN:
             object.__setattr__(self, name, value)
         else:
             setattr(self.base_optimizer, name, value)
 
-    def read_option(self, name: str) -> Any:
+    def read_option(self, name: str) -> OptionValue:
         return self.base_optimizer.read_option(name)
 
     def __repr__(self) -> str:
@@ -121,7 +123,12 @@ class SAM(Optimizer):
     # one update
 
     def update(  # type: ignore[override]  # the second gradient is computed here, so it is neither partial nor scaled
-        self, grads: Any, *, value_fn: Any = None, loss_unit: brainunit.Unit | None = None, value: Any = None
+        self,
+        grads: Tree,
+        *,
+        value_fn: Callable[..., ArrayOrQuantity] | None = None,
+        loss_unit: brainunit.Unit | None = None,
+        value: ArrayOrQuantity | None = None,
     ) -> None:
         """Update the weights in place, given the gradients at the weights and the loss as ``value_fn``.
 
@@ -133,18 +140,18 @@ class SAM(Optimizer):
         if value_fn is None:
             raise ValueError('SAM needs the loss: update(grads, value_fn=loss), or minimize(loss).')
 
-        def loss() -> Any:
+        def loss() -> ArrayOrQuantity:
             return value_fn(self.param_states.to_pytree_value()) if takes_weights(value_fn) else value_fn()
 
-        def run(grads: Any) -> None:
+        def run(grads: Tree) -> None:
             self.descend(grads, loss_unit, loss)
 
         (run if inside_transformation() else self._updater.jit(('SAM', value_fn, loss_unit), run))(grads)
 
-    def update_from_loss(self, grads: Any, value: Any, value_fn: Callable[[], Any]) -> None:
+    def update_from_loss(self, grads: Tree, value: ArrayOrQuantity, value_fn: Callable[[], ArrayOrQuantity]) -> None:
         self.descend(grads, None, value_fn)
 
-    def descend(self, grads: Any, loss_unit: Any, loss: Callable[[], Any]) -> None:
+    def descend(self, grads: Tree, loss_unit: brainunit.Unit | None, loss: Callable[[], ArrayOrQuantity]) -> None:
         """Update the weights by the base optimizer, with the gradient at the perturbed weights."""
         base, weights, hp = self.base_optimizer, self._core.weights, self.perturbation.value.tree
         frozen = base.settings.frozen
@@ -169,13 +176,13 @@ class SAM(Optimizer):
 
     # checkpoints
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Tree]:
         """Return the state_dict of the base optimizer together with the options of SAM."""
         base = self.base_optimizer.state_dict()
         return {'optimizer': 'SAM', 'rho': self.rho, 'adaptive': self.adaptive, 'base_optimizer': base}
 
     def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, rename: Mapping[str, str] | None = None
+        self, state_dict: Mapping[str, Tree], strict: bool = True, rename: Mapping[str, str] | None = None
     ) -> list[str]:
         """Go on from where :meth:`state_dict` was called; see :meth:`Optimizer.load_state_dict`."""
         if not isinstance(state_dict, Mapping) or state_dict.keys() != OWN - {'perturbation'} | {'optimizer'}:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Any, Unpack
+from typing import Annotated, Unpack
 
 import jax.numpy as jnp
 import optax
@@ -12,10 +13,11 @@ from braintools_optim.learning_rate import LearningRate, Rate
 from braintools_optim.optimizer import Optimizer
 from braintools_optim.options import Argument, Flag, Hyperparameters, Number, WeightDecay
 from braintools_optim.options.kinds import AT_LEAST_ONE, UNIT
+from braintools_optim.options.types import ArrayOrQuantity, Options, OptionValue, Tree
 from braintools_optim.rules.loss import loss_of_leaves
 from braintools_optim.rules.optax import OptaxRule, to_optax
 from braintools_optim.rules.shared_options import SharedOptions
-from braintools_optim.step.rule import GroupInfo, Leaves, as_reals
+from braintools_optim.step.rule import Extra, GroupInfo, Leaves, as_reals
 from braintools_optim.weights.precision import from_working
 
 __all__ = ['LBFGS', 'Lookahead']
@@ -28,7 +30,7 @@ LINESEARCHES = {
 }
 
 
-def check_linesearch(name: str, value: Any) -> Any:
+def check_linesearch(name: str, value: OptionValue) -> OptionValue:
     """Return a line search by name or as a transformation, or None."""
     if value is None or value in LINESEARCHES or isinstance(value, optax.GradientTransformation):
         return value
@@ -36,7 +38,7 @@ def check_linesearch(name: str, value: Any) -> Any:
     raise ValueError(f'Invalid linesearch={value!r}. Unknown linesearch method. {known}')
 
 
-def transformation(linesearch: Any) -> Any:
+def transformation(linesearch: str | optax.GradientTransformation | None) -> optax.GradientTransformation:
     """Return a line search as a transformation."""
     if linesearch is None:
         return optax.identity()
@@ -89,7 +91,7 @@ class LBFGS(OptaxRule):
     scale_init_precond: Annotated[bool, Argument(Flag().check)] = True
     linesearch: Annotated[str | optax.GradientTransformationExtraArgs | None, Argument(check_linesearch)] = None
 
-    def resolve(self, options: dict[str, Any]) -> dict[str, Any]:
+    def resolve(self, options: Options) -> Options:
         steps, scales, search = (options[name] for name in ('memory_size', 'scale_init_precond', 'linesearch'))
         steps = Number(AT_LEAST_ONE, integer=True).check('memory_size', steps)
         newton = optax.scale_by_lbfgs(int(steps), Flag().check('scale_init_precond', scales))
@@ -97,8 +99,8 @@ class LBFGS(OptaxRule):
         return super().resolve(options)
 
     def group_direction(
-        self, g: Leaves, w: Leaves, state: Any, hp: Hyperparameters, info: GroupInfo
-    ) -> tuple[Leaves, Any]:
+        self, g: Leaves, w: Leaves, state: Tree, hp: Hyperparameters, info: GroupInfo
+    ) -> tuple[Leaves, Tree]:
         dtypes = {key: x.dtype for key, x in w.items()}
         g, w, extra = as_reals(g), as_reals(w), info.extra
         if 'value_fn' in extra:
@@ -108,10 +110,10 @@ class LBFGS(OptaxRule):
         directions, state = super().group_direction(g, w, state, hp, info)
         return {key: from_working(d, dtypes[key]) for key, d in directions.items()}, state
 
-    def init_group(self, weights: Leaves, hp: Hyperparameters) -> Any:
+    def init_group(self, weights: Leaves, hp: Hyperparameters) -> Tree:
         return super().init_group(as_reals(weights), hp)
 
-    def extra_args(self, value: Any, value_fn: Any) -> dict[str, Any]:
+    def extra_args(self, value: ArrayOrQuantity | None, value_fn: Callable[..., ArrayOrQuantity] | None) -> Extra:
         searches = isinstance(self.linesearch, (str, optax.GradientTransformationExtraArgs))
         if searches and (value is None or not callable(value_fn)):
             raise ValueError(
@@ -185,16 +187,16 @@ class Lookahead(OptaxRule):
         self.tx = optax.with_extra_args_support(
             to_optax(base_optimizer) if isinstance(base_optimizer, Optimizer) else base_optimizer
         )
-        options: Any = {'weight_decay': weight_decay, 'grad_clip_norm': grad_clip_norm}
+        options: Options = {'weight_decay': weight_decay, 'grad_clip_norm': grad_clip_norm}
         super().__init__(lr=1.0 if lr is None else lr, grad_clip_value=grad_clip_value, **options, **shared)
         self.base_optimizer, self.sync_period, self.alpha = base_optimizer, sync_period, alpha
 
-    def init_group(self, weights: Leaves, hp: Hyperparameters) -> Any:
+    def init_group(self, weights: Leaves, hp: Hyperparameters) -> Tree:
         return {'slow': dict(weights), 'fast': super().init_group(weights, hp)}
 
     def group_direction(
-        self, g: Leaves, w: Leaves, state: Any, hp: Hyperparameters, info: GroupInfo
-    ) -> tuple[Leaves, Any]:
+        self, g: Leaves, w: Leaves, state: Tree, hp: Hyperparameters, info: GroupInfo
+    ) -> tuple[Leaves, Tree]:
         backward, fast = super().group_direction(g, w, state['fast'], hp, info)
         sync, lr = info.count % self.sync_period == 0, jnp.where(hp.lr == 0, 1.0, hp.lr)
         ahead = {k: w[k] - hp.lr * backward[k] - s for k, s in state['slow'].items()}
@@ -202,6 +204,6 @@ class Lookahead(OptaxRule):
         back = {k: jnp.where(sync, (w[k] - slow[k]) / lr, d) for k, d in backward.items()}
         return back, {'slow': {k: jnp.where(sync, slow[k], s) for k, s in state['slow'].items()}, 'fast': fast}
 
-    def group_evaluation(self, w: Leaves, state: Any, hp: Hyperparameters) -> Leaves:
+    def group_evaluation(self, w: Leaves, state: Tree, hp: Hyperparameters) -> Leaves:
         slow: Leaves = state['slow']
         return slow

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import brainunit
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax.tree_util import DictKey, keystr, tree_flatten_with_path
+from jax.typing import ArrayLike
 
 from braintools_optim.core import Core
 from braintools_optim.options.fields import fields_of
 from braintools_optim.options.hyperparameters import Packed, is_flag
+from braintools_optim.options.types import Tree
 from braintools_optim.step.metrics import first_metrics
 from braintools_optim.step.stages import StageOptions
 from braintools_optim.step.state import OptimizerState, merge_slots, without
@@ -24,10 +26,12 @@ __all__ = ['FORMAT', 'load_state_dict', 'reset', 'state_dict', 'weights']
 
 FORMAT = 1
 PARTS = {'optimizer', 'schedule', 'base_lrs', 'param_groups', 'weights', 'opt_state', 'states'}
-Arrays = dict[str, np.ndarray[Any, Any]]
+Treatment = dict[str, str | bool]
+"""The unit of a weight, and whether the weight is frozen, decays and is constrained."""
+Arrays = dict[str, npt.NDArray[np.generic]]
 
 
-def state_dict(core: Core) -> dict[str, Any]:
+def state_dict(core: Core) -> dict[str, Tree]:
     """Return everything that the next update depends on except the weights."""
     core.refuse_evaluating('A checkpoint')
     states = {name: to_arrays(keyed(core, name, s.value)) for name, s in core.named_states().items()}
@@ -48,7 +52,7 @@ def state_dict(core: Core) -> dict[str, Any]:
 
 
 def load_state_dict(
-    core: Core, state_dict: Mapping[str, Any], strict: bool = True, rename: Mapping[str, str] | None = None
+    core: Core, state_dict: Mapping[str, Tree], strict: bool = True, rename: Mapping[str, str] | None = None
 ) -> list[str]:
     """Load a :func:`state_dict`, and return what does not fit; with ``strict``, raise if anything does not fit."""
     core.registered('load_state_dict')
@@ -80,7 +84,7 @@ def load_state_dict(
     return problems
 
 
-def check_format(state: Any) -> None:
+def check_format(state: Tree) -> None:
     """Raise unless this is a state_dict of this library, with a hint if it is that of another library."""
     is_mapping = isinstance(state, Mapping)
     if is_mapping and state.get('format') == FORMAT:
@@ -97,9 +101,9 @@ def check_format(state: Any) -> None:
     raise ValueError(f'Invalid format={found!r} of a state_dict. Must be {FORMAT}: one of this library.{hint}')
 
 
-def check_form(state: Mapping[str, Any]) -> None:
+def check_form(state: Mapping[str, Tree]) -> None:
     """Raise if parts of a state_dict have wrong types, before anything is compared."""
-    kinds: list[tuple[str, Any, type]] = [
+    kinds: list[tuple[str, object, type]] = [
         ('base_lrs', state['base_lrs'], Sequence),
         ('param_groups', state['param_groups'], Sequence),
         ('opt_state', state['opt_state'], Mapping),
@@ -121,7 +125,7 @@ def check_form(state: Mapping[str, Any]) -> None:
             raise ValueError(f'Invalid param_groups.{i}.params={unknown!r} of a state_dict. Must be among its weights.')
 
 
-def keyed(core: Core, name: str, value: Any) -> Any:
+def keyed(core: Core, name: str, value: Tree) -> Tree:
     """Return the value of a State with update counts by weight and options by name instead of by position."""
     if isinstance(value, Packed):
         return value.tree
@@ -131,19 +135,19 @@ def keyed(core: Core, name: str, value: Any) -> Any:
     return jax.tree.map(lambda x: x.parts() if is_state(x) else x, parts, is_leaf=is_state)
 
 
-def is_state(x: Any) -> bool:
+def is_state(x: object) -> bool:
     """Return whether ``x`` is an optimizer state, such as that of the base optimizer of :class:`Lookahead`."""
     return isinstance(x, OptimizerState)
 
 
-def described(core: Core, group: int) -> dict[str, Any]:
+def described(core: Core, group: int) -> dict[str, Tree]:
     """Return the weights and the options of a group."""
     options = {**core.settings.plain('shared'), **core.settings.plain(group)}
     lists = {name: list(x) if isinstance(x, tuple) else x for name, x in options.items()}
     return {'params': list(core.groups[group].keys), 'own': sorted(core.settings.overridden[group]), **lists}
 
 
-def weights(core: Core) -> dict[str, dict[str, Any]]:
+def weights(core: Core) -> dict[str, Treatment]:
     """Return the unit of each weight, in which its slots are, and how the weight is treated."""
     frozen, policy = core.settings.frozen, core.policy
     return {
@@ -177,13 +181,13 @@ def names_there(theirs: Iterable[str], ours: Iterable[str], rename: Mapping[str,
     return old_names
 
 
-def with_names(state: Mapping[str, Any], new_names: Mapping[str, str]) -> dict[str, Any]:
+def with_names(state: Mapping[str, Tree], new_names: Mapping[str, str]) -> dict[str, Tree]:
     """Return a state_dict with the names of the weights here, except in the names of arrays."""
     groups = [{**group, 'params': [new_names[name] for name in group['params']]} for group in state['param_groups']]
     return {**state, 'param_groups': groups, 'weights': {new_names[n]: w for n, w in state['weights'].items()}}
 
 
-def differences(core: Core, state: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+def differences(core: Core, state: Mapping[str, Tree]) -> list[tuple[str, object, object]]:
     """Return the differences that no array shows: the algorithm, the weights of each group, units and flags."""
     ours = [described(core, i) for i in range(len(core.groups))]
     theirs, schedule = state['param_groups'], core.settings.lr_scheduler
@@ -205,7 +209,7 @@ def differences(core: Core, state: Mapping[str, Any]) -> list[tuple[str, Any, An
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 
-def other_groups(core: Core, state: Mapping[str, Any]) -> tuple[str, ...]:
+def other_groups(core: Core, state: Mapping[str, Tree]) -> tuple[str, ...]:
     """Return the paths of the options of groups whose weights differ between the file and the optimizer."""
     theirs = [set(group['params']) for group in state['param_groups']]
     ours = [set(group.keys) for group in core.groups]
@@ -216,23 +220,23 @@ def other_groups(core: Core, state: Mapping[str, Any]) -> tuple[str, ...]:
 # arrays
 
 
-def named(path: Iterable[Any]) -> str:
+def named(path: Iterable[object]) -> str:
     """Return the dotted name of a path."""
     return keystr(tuple(path), simple=True, separator='.')
 
 
-def to_arrays(tree: Any) -> Arrays:
+def to_arrays(tree: Tree) -> Arrays:
     """Return copies of the leaves of a tree as NumPy arrays, by path."""
     return {named(path): np.array(leaf) for path, leaf in tree_flatten_with_path(tree)[0]}
 
 
 def from_arrays(
-    tree: Any, arrays: Mapping[str, Any], where: str, problems: list[str], left_out: tuple[str, ...] = ()
-) -> Any:
+    tree: Tree, arrays: Mapping[str, ArrayLike], where: str, problems: list[str], left_out: tuple[str, ...] = ()
+) -> Tree:
     """Return ``tree`` with the leaves in ``arrays``. A leaf that does not fit stays, and is added to ``problems``."""
     left = {name: x for name, x in arrays.items() if not name.startswith(left_out)}
 
-    def take(path: Any, leaf: Any) -> Any:
+    def take(path: Iterable[object], leaf: jax.Array) -> jax.Array:
         name = named(path)
         return leaf if name.startswith(left_out) else taken(left, name, leaf, f'{where}.{name}', problems)
 
@@ -242,7 +246,7 @@ def from_arrays(
 
 
 def optimizer_state_from(
-    core: Core, arrays: Mapping[str, Any], old_names: Mapping[str, str], problems: list[str]
+    core: Core, arrays: Mapping[str, ArrayLike], old_names: Mapping[str, str], problems: list[str]
 ) -> OptimizerState:
     """Return the optimizer state that ``arrays`` holds: for each weight all of its state or none of it.
 
@@ -276,7 +280,7 @@ def optimizer_state_from(
     return state.with_parts(value)
 
 
-def with_slots_there(core: Core, arrays: Mapping[str, Any], old_names: Mapping[str, str]) -> OptimizerState:
+def with_slots_there(core: Core, arrays: Mapping[str, ArrayLike], old_names: Mapping[str, str]) -> OptimizerState:
     """Return the present state, in which frozen weights have slots only if they have slots in ``arrays``."""
     state, weights = core.state, core.weights.named()
     names = [*map(state.part_name, state.slots), *state.stage_slots]
@@ -293,7 +297,7 @@ def with_slots_there(core: Core, arrays: Mapping[str, Any], old_names: Mapping[s
     return state
 
 
-def taken(left: dict[str, Any], name: str, leaf: Any, label: str, problems: list[str]) -> Any:
+def taken(left: dict[str, ArrayLike], name: str, leaf: jax.Array, label: str, problems: list[str]) -> jax.Array:
     """Remove the array of a name from ``left``, and return it if it fits, ``leaf`` otherwise."""
     if name not in left:
         problems.append(f'{label}: not there')

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
+from jax.typing import ArrayLike
 
 from braintools_optim.core import Core
 from braintools_optim.options.kinds import as_number
+from braintools_optim.options.types import Tree
 from braintools_optim.step.state import merge_slots, without
 
 __all__ = ['as_array', 'registered', 'set_slots', 'take_rate', 'unchanged_by_errors']
 
-Array = np.ndarray[Any, Any]
-Found = Mapping[str, Mapping[str, Any]]
+Array = npt.NDArray[np.floating]
+Found = Mapping[str, Mapping[str, ArrayLike]]
 """Arrays by slot and weight."""
 
 
@@ -43,14 +45,14 @@ def unchanged_by_errors(core: Core) -> Iterator[None]:
                 state.value = values[name]
 
 
-def take_rate(core: Core, group: int, rate: Any) -> None:
+def take_rate(core: Core, group: int, rate: ArrayLike) -> None:
     """Set the learning rate of a group if it differs."""
-    rate = as_number(as_array(rate))
-    if rate != core.settings.lr_of(group):
-        core.settings.set_lr_of(group, rate, core.check_change)
+    plain: float = as_number(as_array(rate))
+    if plain != core.settings.lr_of(group):
+        core.settings.set_lr_of(group, plain, core.check_change)
 
 
-def as_array(x: Any) -> Array:
+def as_array(x: Tree) -> Array:
     """Return an array, or a tensor of torch on any device, as a NumPy array."""
     if hasattr(x, 'detach'):
         x = x.detach().cpu()

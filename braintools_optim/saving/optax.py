@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from braintools_optim.core import Core
+from braintools_optim.options.types import Tree
 from braintools_optim.saving.checkpoint import weights
 from braintools_optim.saving.imports import registered, set_slots, take_rate, unchanged_by_errors
 
 __all__ = ['load_braintools_state_dict', 'load_optax_state']
 
 
-def load_optax_state(core: Core, state: Any, count: int | None = None) -> None:
+def load_optax_state(core: Core, state: Tree, count: int | None = None) -> None:
     """Load the state of an optax transformation such as ``optax.adam(...)`` of the same weights."""
-    slots_of: Any = vars(type(core.rule)).get('optax_slots')
+    slots_of: Mapping[str, Mapping[str, str]] | None = vars(type(core.rule)).get('optax_slots')
     if slots_of is None:
         raise ValueError(f'{core.name} has no counterpart in optax whose state could be loaded.')
     registered(core)
     if with_unit := [name for name, w in weights(core).items() if w['unit'] != '1']:
         raise ValueError(f'The weights {with_unit} have units, in which optax does not keep its state.')
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, jax.Array]] = {}
     counts = [] if count is None else [count]
     for part in parts_of(state):
         kind = type(part).__name__
@@ -42,7 +42,7 @@ def load_optax_state(core: Core, state: Any, count: int | None = None) -> None:
             core.step_count.value = jnp.asarray(counts[0], jnp.int32)
 
 
-def parts_of(state: Any) -> Iterator[Any]:
+def parts_of(state: Tree) -> Iterator[Tree]:
     """Return the states of a chain that hold something."""
     if isinstance(state, (tuple, list)) and not hasattr(state, '_fields'):
         for part in state:
@@ -51,17 +51,17 @@ def parts_of(state: Any) -> Iterator[Any]:
         yield state
 
 
-def by_name(core: Core, tree: Any) -> dict[str, Any]:
+def by_name(core: Core, tree: Tree) -> dict[str, jax.Array]:
     """Return the leaves of a tree that has the structure of the weights, or has them by name."""
     manager = core.weights.manager
     paths = dict(zip(manager.to_dict(), manager.unique_paths, strict=True))
     if isinstance(tree, Mapping) and tree.keys() == paths.keys():
         tree = {paths[name]: leaf for name, leaf in tree.items()}
-    leaves: dict[str, Any] = core.weights.match(tree)[0]
+    leaves: dict[str, jax.Array] = core.weights.match(tree)[0]
     return leaves
 
 
-def load_braintools_state_dict(core: Core, state_dict: Mapping[str, Any]) -> None:
+def load_braintools_state_dict(core: Core, state_dict: Mapping[str, Tree]) -> None:
     """Load a ``state_dict`` of braintools.optim."""
     if not isinstance(state_dict, Mapping) or not {'opt_state', 'step_count', 'lr'} <= state_dict.keys():
         raise ValueError("Invalid state_dict. Must be of braintools.optim, with 'opt_state', 'step_count' and 'lr'.")

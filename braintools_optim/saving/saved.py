@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from braintools_optim import files
 from braintools_optim.core import Core
+from braintools_optim.options.types import Tree
 from braintools_optim.saving import checkpoint, optax, torch
 from braintools_optim.weights.predicates import Predicate
 
@@ -21,7 +22,7 @@ class Saved:
 
     _core: Core
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Tree]:
         """Return everything that the next update depends on except the weights, by path.
 
         The result consists of nested dicts and lists of strings, numbers and NumPy arrays, which later updates do not
@@ -30,7 +31,7 @@ class Saved:
         return checkpoint.state_dict(self._core)
 
     def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, rename: Mapping[str, str] | None = None
+        self, state_dict: Mapping[str, Tree], strict: bool = True, rename: Mapping[str, str] | None = None
     ) -> list[str]:
         """Go on from where :meth:`state_dict` was called.
 
@@ -88,7 +89,7 @@ class Saved:
         """
         checkpoint.reset(self._core, predicate)
 
-    def load_torch_state_dict(self, state_dict: Mapping[str, Any], names: Sequence[str]) -> None:
+    def load_torch_state_dict(self, state_dict: Mapping[str, Tree], names: Sequence[str]) -> None:
         """Go on with a run of ``torch.optim``: with its optimizer state, its options and its learning rates.
 
         Arrays are taken unchanged: where a layout differs (the weight of torch's ``Linear`` is transposed), transpose
@@ -110,7 +111,9 @@ class Saved:
         """
         torch.load_torch_state_dict(self._core, state_dict, names)
 
-    def torch_state_dict(self, names: Sequence[str], tensor: Callable[[Any], Any] = np.asarray) -> dict[str, Any]:
+    def torch_state_dict(
+        self, names: Sequence[str], tensor: Callable[[npt.NDArray[np.generic]], object] = np.asarray
+    ) -> dict[str, Tree]:
         """Return the optimizer state, options and learning rates as a ``state_dict`` of ``torch.optim``.
 
         Parameters
@@ -127,7 +130,7 @@ class Saved:
         """
         return torch.torch_state_dict(self._core, names, tensor)
 
-    def load_optax_state(self, state: Any, count: int | None = None) -> None:
+    def load_optax_state(self, state: Tree, count: int | None = None) -> None:
         """Go on with the state of an optax transformation such as ``optax.adam(...)`` of the same weights.
 
         The options and the learning rate stay as they are, because optax's state does not hold them.
@@ -146,7 +149,7 @@ class Saved:
         """
         optax.load_optax_state(self._core, state, count)
 
-    def load_braintools_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_braintools_state_dict(self, state_dict: Mapping[str, Tree]) -> None:
         """Go on from a ``state_dict`` of ``braintools.optim``: with its optimizer state, update count and rate.
 
         The state_dict holds neither other options nor the epoch of a schedule: move the schedule to its epoch before.

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import brainunit
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from braintools_optim.core import Core
 from braintools_optim.options.hyperparameters import Hyperparameters
 from braintools_optim.options.kinds import as_number
+from braintools_optim.options.types import Options, Tree
 from braintools_optim.saving.imports import as_array, registered, set_slots, take_rate, unchanged_by_errors
 from braintools_optim.step.counterparts import TorchCounterpart
 
 __all__ = ['load_torch_state_dict', 'torch_state_dict']
 
-Array = np.ndarray[Any, Any]
+Array = npt.NDArray[np.generic]
 ADDED_LATER = {'maximize', 'decoupled_weight_decay'}
 """The options that a state_dict of an old release of torch lacks."""
 
 
-def load_torch_state_dict(core: Core, state_dict: Mapping[str, Any], names: Sequence[str]) -> None:
+def load_torch_state_dict(core: Core, state_dict: Mapping[str, Tree], names: Sequence[str]) -> None:
     """Load a ``state_dict`` of torch.optim; ``names`` are the weights in the order of torch's parameters."""
     counterpart = counterpart_of(core)
     if not isinstance(state_dict, Mapping) or not {'state', 'param_groups'} <= state_dict.keys():
@@ -32,7 +33,7 @@ def load_torch_state_dict(core: Core, state_dict: Mapping[str, Any], names: Sequ
     if len(ids) != len(names):
         raise ValueError(f'Invalid names of {len(names)} weights. Must be {len(ids)}, as many as torch has parameters.')
     name_of = dict(zip(ids, names, strict=True))
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Array]] = {}
     counts = {}
     with unchanged_by_errors(core):
         for theirs, i in matched_groups(core, state_dict['param_groups'], name_of):
@@ -50,13 +51,15 @@ def load_torch_state_dict(core: Core, state_dict: Mapping[str, Any], names: Sequ
             core.step_count.value = jnp.asarray(max(counts.values()), jnp.int32)
 
 
-def torch_state_dict(core: Core, names: Sequence[str], tensor: Callable[[Array], Any] = np.asarray) -> dict[str, Any]:
+def torch_state_dict(
+    core: Core, names: Sequence[str], tensor: Callable[[Array], object] = np.asarray
+) -> dict[str, Tree]:
     """Return the optimizer state, options and learning rates as a ``state_dict`` of torch.optim."""
     counterpart = counterpart_of(core)
     check_names(core, names)
     counts = dict(zip(core.weights.keys, core.state.step.tolist(), strict=True))
     place = {name: i for i, name in enumerate(names)}
-    state: dict[int, Any] = {}
+    state: dict[int, dict[str, object]] = {}
     groups = []
     for i, group in enumerate(core.groups):
         options = core.settings.plain(i)
@@ -97,8 +100,8 @@ def check_names(core: Core, names: Sequence[str]) -> None:
 
 
 def matched_groups(
-    core: Core, groups: Sequence[Mapping[str, Any]], name_of: Mapping[Any, str]
-) -> Iterator[tuple[Mapping[str, Any], int]]:
+    core: Core, groups: Sequence[Mapping[str, Tree]], name_of: Mapping[int, str]
+) -> Iterator[tuple[Mapping[str, Tree], int]]:
     """Return each group of torch with the place of the group here that has the same weights."""
     ours = [set(group.keys) for group in core.groups]
     theirs = [{name_of[key] for key in group['params']} for group in groups]
@@ -107,11 +110,11 @@ def matched_groups(
     return ((group, ours.index(own)) for group, own in zip(groups, theirs, strict=True))
 
 
-def take_options(core: Core, group: int, counterpart: TorchCounterpart, theirs: Mapping[str, Any]) -> None:
+def take_options(core: Core, group: int, counterpart: TorchCounterpart, theirs: Mapping[str, Tree]) -> None:
     """Set the options of a group to those of torch's group."""
     here, settings = core.settings.plain(group), core.settings
     refuse_unknown_to_torch(core, counterpart, here)
-    options: dict[str, Any] = {}
+    options: Options = {}
     for name in counterpart.options:
         torchs = counterpart.renamed.get(name, name)
         if torchs in theirs:
@@ -137,7 +140,7 @@ def take_options(core: Core, group: int, counterpart: TorchCounterpart, theirs: 
         settings.set(name, value, None if everywhere else group, lambda before, after: None)
 
 
-def refuse_unknown_to_torch(core: Core, counterpart: TorchCounterpart, options: Mapping[str, Any]) -> None:
+def refuse_unknown_to_torch(core: Core, counterpart: TorchCounterpart, options: Options) -> None:
     """Raise if an option has a value that torch's optimizer does not support."""
     for name, value in counterpart.fixed.items():
         if options[name] != value:
