@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from brainstate.graph import Node
 from jax.core import Tracer
 
+from braintools_optim.options.built import BuiltNode, refuse_unknown
 from braintools_optim.options.kinds import AT_LEAST_ONE, POSITIVE_AND_FINITE, Number, Range, Scalar
 from braintools_optim.options.types import ArrayOrQuantity
 from braintools_optim.settings import OptimState
@@ -15,16 +15,19 @@ __all__ = ['LOSS_SCALE', 'DynamicLossScale', 'check_loss_scale']
 
 LOSS_SCALE = Number(POSITIVE_AND_FINITE, optional=True)
 """The kind of a constant loss scale."""
+INIT_SCALE = Number(POSITIVE_AND_FINITE)
 
 Array = jax.Array
 
 
-class DynamicLossScale(Node):
+class DynamicLossScale(BuiltNode):
     r"""A factor on the loss that grows until gradients overflow, and is reduced when they do.
 
     .. math::
         s \leftarrow \begin{cases} s \cdot \text{backoff} & \text{if a gradient is not finite; no update} \\
         s \cdot \text{growth} & \text{after growth\_interval updates in a row} \end{cases}
+
+    Assigning ``current`` sets the factor, in compiled functions too. The other attributes are fixed.
 
     Parameters
     ----------
@@ -64,17 +67,32 @@ class DynamicLossScale(Node):
         backoff_factor: float = 0.5,
         growth_interval: int = 2000,
     ):
+        self.init_scale = float(INIT_SCALE.check('init_scale', init_scale))
         self.growth_factor = Number(Range(1, high_open=True)).check('growth_factor', growth_factor)
         self.backoff_factor = Number(Range(0, 1, True, True)).check('backoff_factor', backoff_factor)
         self.growth_interval = Number(AT_LEAST_ONE, integer=True).check('growth_interval', growth_interval)
-        scale = jnp.asarray(Number(POSITIVE_AND_FINITE).check('init_scale', init_scale), jnp.float32)
-        self.state = OptimState({'scale': scale, 'updates': jnp.zeros((), jnp.int32)})
+        self.state = OptimState(
+            {'scale': jnp.asarray(self.init_scale, jnp.float32), 'updates': jnp.zeros((), jnp.int32)}
+        )
 
     @property
     def current(self) -> Scalar:
         """The present factor."""
         scale = self.state.value['scale']
         return scale if isinstance(scale, Tracer) else float(scale)
+
+    @current.setter
+    def current(self, value: Scalar) -> None:
+        self.state.value = {**self.state.value, 'scale': jnp.asarray(INIT_SCALE.check('current', value), jnp.float32)}
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if '_is_built' in self.__dict__ and name != 'current' and not name.startswith('_'):
+            if name == 'state':
+                raise ValueError('state of a DynamicLossScale is a State. Assign current to set the factor.')
+            if name in self.__dict__:
+                raise ValueError(f'{name} of a DynamicLossScale is fixed. Build another one and another optimizer.')
+            refuse_unknown(self, name, value, {*self.__dict__, 'current'} - {'_is_built', 'state'})
+        super().__setattr__(name, value)
 
     def scale(self, loss: ArrayOrQuantity) -> ArrayOrQuantity:
         """Return the loss times the factor, in float32 at least, which is to be differentiated."""

@@ -13,7 +13,6 @@ import brainstate
 import brainunit
 import jax
 import jax.numpy as jnp
-from brainstate.graph import Node
 from jax.typing import DTypeLike
 
 from braintools_optim.compiled.access import inside_transformation
@@ -24,6 +23,7 @@ from braintools_optim.constraints import Constraint
 from braintools_optim.core import Arguments, Core
 from braintools_optim.learning_rate import LearningRate, Rate, Scheduled
 from braintools_optim.loss_scale import DynamicLossScale, check_loss_scale
+from braintools_optim.options.built import BuiltNode
 from braintools_optim.options.fields import HasOptions, Option, bind, fields_of, signature_of
 from braintools_optim.options.hyperparameters import Hyperparameters
 from braintools_optim.options.kinds import Argument, Flag
@@ -54,23 +54,6 @@ from braintools_optim.weights.unique_states import UniqueStateManager
 __all__ = ['LearningRate', 'Optimizer']
 
 COPY = 'An optimizer holds the weights of one model and cannot be copied: build another one.'
-
-if TYPE_CHECKING:
-
-    class BuiltNode(Node): ...
-
-else:
-
-    class BuiltMeta(type(Node)):
-        """Marks optimizers as built when all constructors have returned, from when on only known names are assigned."""
-
-        def __call__(cls, *args, **kwargs):
-            built = super().__call__(*args, **kwargs)
-            object.__setattr__(built, '_is_built', True)
-            return built
-
-    class BuiltNode(Node, metaclass=BuiltMeta):
-        """A Node that knows whether its constructors have returned."""
 
 
 class Recorded(Option[OptionValue]):

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from brainstate import LongTermState
 from jax.core import Tracer
 
-from braintools_optim.options.kinds import UNIT, Scalar, as_number
+from braintools_optim.options.kinds import Scalar, as_number
 from braintools_optim.options.types import Tree
-from braintools_optim.schedulers.arguments import FINITE, FLAG, NON_NEGATIVE, PERIOD, POSITIVE, Within
+from braintools_optim.schedulers.arguments import FLAG, FRACTION, NON_NEGATIVE, PERIOD, POSITIVE
 from braintools_optim.schedulers.base import DerivedValue, LRScheduler, Position
 from braintools_optim.schedulers.curves import count_passed, half_cosine, interpolate, precise_power
 
@@ -116,7 +116,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         self.T_0 = PERIOD.check('T_0', T_0)
         self.T_mult = PERIOD.check('T_mult', T_mult)
         self.eta_min = NON_NEGATIVE.check('eta_min', eta_min)
-        self.decay = Within(FINITE, UNIT).check('decay', decay)
+        self.decay = FRACTION.check('decay', decay)
         self.fraction = LongTermState(jnp.zeros(()))
         super().__init__(base_lr, last_epoch)
 
@@ -139,12 +139,23 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     @property
     def T_cur(self) -> DerivedValue[Scalar]:  # noqa: N802
         """The number of epochs since the last restart, as ``T_cur.value``."""
-        return DerivedValue(lambda: as_integer_if_whole(self.cycle(self.epoch_at(self.position()))[1]))
+
+        def go_to(epoch_of_cycle: Scalar) -> None:
+            self.step(epoch=as_number(self.epoch_at(self.position())) - self.T_cur.value + epoch_of_cycle)
+
+        return DerivedValue(lambda: as_integer_if_whole(self.cycle(self.epoch_at(self.position()))[1]), go_to)
 
     @property
     def T_i(self) -> DerivedValue[Scalar]:  # noqa: N802
         """The length of the present cycle in epochs, as ``T_i.value``."""
-        return DerivedValue(lambda: as_integer_if_whole(self.cycle(self.epoch_at(self.position()))[2]))
+
+        def refuse_others(length: Scalar) -> None:
+            if length != self.T_i.value:
+                raise ValueError(
+                    f'Invalid T_i={length!r}. The length of a cycle follows from the epoch: call step(epoch).'
+                )
+
+        return DerivedValue(lambda: as_integer_if_whole(self.cycle(self.epoch_at(self.position()))[2]), refuse_others)
 
     def sources(self) -> dict[str, LongTermState]:
         return {**super().sources(), 'fraction': self.fraction}
@@ -158,6 +169,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         super().step(None if epoch is None else epoch // 1)
         if epoch is not None:
             self.fraction.value = jnp.asarray(epoch % 1, jnp.result_type(float))
+            self.store_rates()
 
     def state_dict(self) -> dict[str, Tree]:
         return {**super().state_dict(), 'T_cur': self.T_cur.value, 'T_i': self.T_i.value}

@@ -6,13 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from jax.core import Tracer
-
 from braintools_optim.options.kinds import (
-    ANY_FINITE,
     AT_LEAST_ONE,
     AT_LEAST_ZERO,
     BELOW_ONE,
+    POSITIVE_AND_FINITE,
     UNIT,
     Choice,
     Flag,
@@ -20,30 +18,28 @@ from braintools_optim.options.kinds import (
     Number,
     Range,
 )
-from braintools_optim.options.kinds import POSITIVE as ABOVE_ZERO
 from braintools_optim.options.types import OptionValue
 
 __all__ = [
     'COUNT',
-    'FINITE',
     'FLAG',
     'FRACTION',
-    'MOMENTUM',
+    'FRACTION_BELOW_ONE',
     'NON_NEGATIVE',
     'PERIOD',
     'POSITIVE',
+    'POSITIVE_FRACTION',
     'Each',
     'OneOf',
-    'Within',
     'expand_per_group',
 ]
 
 FLAG = Flag()
-FINITE = Number(ANY_FINITE)
 NON_NEGATIVE = Number(AT_LEAST_ZERO)
-POSITIVE = Number(ABOVE_ZERO)
+POSITIVE = Number(POSITIVE_AND_FINITE)
 FRACTION = Number(UNIT)
-MOMENTUM = Number(BELOW_ONE)
+FRACTION_BELOW_ONE = Number(BELOW_ONE)
+POSITIVE_FRACTION = Number(Range(0, 1, low_open=True))
 COUNT = Number(AT_LEAST_ZERO, integer=True)
 PERIOD = Number(AT_LEAST_ONE, integer=True)
 
@@ -56,20 +52,6 @@ class OneOf(Choice):
         if value not in self.values:
             raise ValueError(f'Invalid {name}={value!r}. Must be one of {", ".join(map(repr, self.values))}.')
         return str(value)
-
-
-@dataclass(frozen=True)
-class Within(Kind):
-    """A number of another kind that is restricted further to a range."""
-
-    kind: Number
-    allowed: Range
-
-    def check(self, name: str, value: object) -> OptionValue:
-        number = self.kind.check(name, value)
-        if not isinstance(number, Tracer) and number not in self.allowed:
-            raise ValueError(f'Invalid {name}={value!r}. Must be {self.allowed}.')
-        return number
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
-from brainstate import LongTermState
-from brainstate.graph import Node
+import numpy as np
+from brainstate import LongTermState, State
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from braintools_optim.options.built import BuiltNode, refuse_unknown
 from braintools_optim.options.kinds import RATE, MissingKeyError, Number, Range, Scalar, as_number
 from braintools_optim.options.types import Tree
-from braintools_optim.schedulers.arguments import COUNT, NON_NEGATIVE
+from braintools_optim.schedulers.arguments import COUNT, NON_NEGATIVE, Each
+from braintools_optim.schedulers.curves import ratio
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +29,12 @@ Array = jax.Array
 Position = dict[str, Tree]
 """The values of the States that the present rate of a schedule depends on, by name."""
 EPOCH = Number(Range(-1), integer=True)
+NOT_TRACEABLE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerBoolConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
 
 
 class FollowsSchedule(Protocol):
@@ -34,10 +43,15 @@ class FollowsSchedule(Protocol):
     def add_scheduler(self, scheduler: LRScheduler, /) -> object: ...
 
 
-class LRScheduler(Node):
+class LRScheduler(BuiltNode):
     r"""The base class of learning rate schedules: a rate :math:`\eta(t, \eta_0)` of epoch :math:`t` and base rate.
 
     A subclass defines :meth:`formula`; this class provides the rest, inside and outside of compiled functions.
+    Alternatively a subclass overrides :meth:`get_lr`, as in torch and braintools.optim. Such a schedule computes its
+    rates when it is built and in each :meth:`step`, so ``get_lr`` may use Python's control flow as long as
+    :meth:`step` is called outside of compiled functions. In a parameter group with another base rate, the rate is
+    scaled by the same factor.
+
     Optimizers do not advance a schedule: call :meth:`step` once per epoch, or once per update if the schedule
     counts updates.
 
@@ -57,6 +71,7 @@ class LRScheduler(Node):
 
     __signature__: ClassVar[inspect.Signature]
     _takes_group: ClassVar[bool] = False
+    _uses_get_lr: ClassVar[bool] = False
     uses_base_lr: ClassVar[bool] = True
     """Whether a parameter group may have an ``lr`` other than the base rates. Optimizers refuse one otherwise."""
     cycle_momentum: bool = False
@@ -69,6 +84,13 @@ class LRScheduler(Node):
         super().__init_subclass__()
         cls.__signature__ = constructor_signature(cls)
         cls._takes_group = 'group' in inspect.signature(cls.formula).parameters
+        most_specific = next(base for base in cls.__mro__ if not vars(base).keys().isdisjoint({'formula', 'get_lr'}))
+        cls._uses_get_lr = 'formula' not in vars(most_specific)
+        if cls._uses_get_lr and (cls.rate is not LRScheduler.rate or cls.lr_at is not LRScheduler.lr_at):
+            raise TypeError(
+                f'{cls.__name__} cannot override get_lr(): its rates depend on more than the epoch and the base rates. '
+                'Override rate() instead.'
+            )
 
     def __init__(self, base_lr: float | Array | Sequence[float | Array] = 1e-3, last_epoch: int = 0):
         rates = base_lr if isinstance(base_lr, (list, tuple)) else [base_lr]
@@ -77,14 +99,47 @@ class LRScheduler(Node):
         self.base_lrs: tuple[Scalar, ...] = tuple(NON_NEGATIVE.check('base_lr', rate) for rate in rates)
         self.last_epoch = LongTermState(jnp.asarray(max(EPOCH.check('last_epoch', last_epoch), 0), jnp.int32))
         self.manual = LongTermState({'rate': as_float(1.0), 'reference': as_float(1.0)})
+        if self._uses_get_lr:
+            self.stored_rates = LongTermState(as_float(self.base_lrs))
+
+    def _finish(self) -> None:
+        self.store_rates()  # here, because get_lr() may need attributes that a constructor sets after this one returns
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name in self.__dict__:
-            options = inspect.signature(type(self)).parameters
-            if name in {'base_lrs', *options, *(f'{option}s' for option in options)} - {'last_epoch'}:
-                message = f'{name} of a schedule is fixed. Build another {type(self).__name__} and assign it as lr.'
-                raise ValueError(message)
+        present = self.__dict__.get(name)
+        if name == 'last_epoch' and isinstance(present, State) and not isinstance(value, State):
+            epoch: Any = value
+            self.step(epoch=epoch)
+            return
+        if '_is_built' in self.__dict__:
+            self._admit_attribute(name, value)
         super().__setattr__(name, value)
+
+    def _admit_attribute(self, name: str, value: object) -> None:
+        """Raise unless an attribute may be assigned after construction."""
+        cls = type(self)
+        options = [*inspect.signature(cls).parameters]
+        inherited = getattr(cls, name, None)
+        if isinstance(self.__dict__.get(name), State):
+            raise ValueError(f'{name} of a schedule is a State. Assign {name}.value instead.')
+        followed = self._uses_get_lr and name != 'base_lrs'  # by get_lr(), but not by a compiled update
+        is_value = inherited is not None and not callable(inherited) and not isinstance(inherited, property)
+        if name in options or is_value or (name in self.__dict__ and not followed):
+            raise ValueError(f'{name} of a schedule is fixed. Build another {cls.__name__} and assign it as lr.')
+        if isinstance(inherited, property) and inherited.fset is None:
+            raise AttributeError(
+                f'{name} of a schedule is computed and cannot be assigned. '
+                'set_rate(rate) sets the present rate, and step(epoch=epoch) goes to an epoch.'
+            )
+        if callable(inherited) and not callable(value):
+            raise AttributeError(f'{name} of a schedule is a method and cannot be assigned.')
+        if name in ('lr', 'current_lr', 'rate'):
+            raise AttributeError(
+                f'Invalid {name}={value!r}. A schedule has no such attribute. '
+                f'Call set_rate({value!r}), or assign optimizer.lr.'
+            )
+        if not (name in self.__dict__ or inherited is not None or name.startswith('_')):
+            refuse_unknown(self, name, value, {*self.__dict__, *options} - {'_is_built'})
 
     def formula(self, epoch: Array, base_lr: Scalar) -> ArrayLike:
         """Return the rate at ``epoch`` (a number or an array, traced or not) without manual changes.
@@ -92,15 +147,55 @@ class LRScheduler(Node):
         A schedule whose arguments differ between parameter groups takes the index of the group as a third
         parameter, ``group``.
         """
-        raise NotImplementedError(f'{type(self).__name__} must define formula(epoch, base_lr).')
+        raise NotImplementedError(f'{type(self).__name__} must define formula(epoch, base_lr) or get_lr().')
 
     def lr_at(self, epoch: ArrayLike | Sequence[float], base_lr: Scalar | None = None, group: int = 0) -> Array:
         """Return the scheduled rate at ``epoch``: a number, an array or list of epochs (a whole curve), or a tracer."""
         epoch = as_epoch(epoch)
         base_lr = self.base_lr_of(group) if base_lr is None else base_lr
-        formula: Callable[..., ArrayLike] = self.formula
-        rate = formula(epoch, base_lr, group) if self._takes_group else formula(epoch, base_lr)
+        rate = self._get_lr_at(epoch, base_lr, group) if self._uses_get_lr else self._formula_at(epoch, base_lr, group)
         return jnp.broadcast_to(as_float(rate), epoch.shape)
+
+    def _formula_at(self, epoch: Array, base_lr: Scalar, group: int) -> ArrayLike:
+        formula: Callable[..., ArrayLike] = self.formula
+        return formula(epoch, base_lr, group) if self._takes_group else formula(epoch, base_lr)
+
+    def _get_lr_at(self, epochs: Array, base_lr: Scalar, group: int) -> Array:
+        """Return the rates that ``get_lr`` of a subclass computes at some epochs from the base rate of a group."""
+        place = min(group, len(self.base_lrs) - 1)
+        base_lrs = [base_lr if i == place else other for i, other in enumerate(self.base_lrs)]
+
+        def rate_at(epoch: Scalar) -> Array:
+            return as_float(self._call_get_lr(epoch, base_lrs)[place])
+
+        if isinstance(epochs, Tracer):
+            rates: Array = jnp.vectorize(rate_at)(epochs)
+            return rates
+        return as_float([rate_at(epoch) for epoch in np.asarray(epochs).ravel().tolist()]).reshape(epochs.shape)
+
+    def _call_get_lr(self, epoch: Scalar, base_lrs: Sequence[Scalar]) -> tuple[Scalar, ...]:
+        """Return the rates that ``get_lr`` of a subclass computes as if the schedule were at ``epoch``."""
+        name = f'{type(self).__name__}.get_lr()'
+        present = {name: self.__dict__[name] for name in ('last_epoch', 'base_lrs')}
+        self.__dict__.update(last_epoch=DerivedValue(lambda: epoch), base_lrs=tuple(base_lrs))
+        try:
+            rates: object = self.get_lr()
+        except NOT_TRACEABLE as error:
+            raise TypeError(
+                f'{name} cannot be traced. Call step() outside of compiled functions, '
+                'or write get_lr() with jax.numpy and jnp.where instead of math and if.'
+            ) from error
+        finally:
+            self.__dict__.update(present)
+        checked = Each(NON_NEGATIVE).check(name, rates if isinstance(rates, (list, tuple)) else [rates])
+        if len(checked) != len(base_lrs):
+            raise ValueError(f'{name} returned {len(checked)} rates. Must be {len(base_lrs)}, one per base rate.')
+        return checked
+
+    def store_rates(self) -> None:
+        """Compute the rates of a schedule that overrides ``get_lr`` at the present epoch."""
+        if self._uses_get_lr:
+            self.stored_rates.value = as_float(self._call_get_lr(as_number(self.last_epoch.value), self.base_lrs))
 
     def base_lr_of(self, group: int) -> Scalar:
         """Return the base rate of a parameter group. Groups beyond the last base rate share the last base rate."""
@@ -116,8 +211,9 @@ class LRScheduler(Node):
 
     def sources(self) -> dict[str, LongTermState]:
         """Return the States that the present rate depends on, by name."""
-        manual = {'manual': self.manual}
-        return {'epoch': self.last_epoch, **manual} if self.depends_on_epoch else manual
+        epoch = {'epoch': self.last_epoch} if self.depends_on_epoch else {}
+        stored = {'stored': self.stored_rates} if self._uses_get_lr else {}
+        return {**epoch, 'manual': self.manual, **stored}
 
     def position(self) -> Position:
         """Return the values of the :meth:`sources`."""
@@ -130,15 +226,22 @@ class LRScheduler(Node):
 
     def rate(self, position: Position, base_lr: Scalar | None = None, group: int = 0) -> Array:
         """Return the rate at a position, as a pure function of the position."""
-        scheduled = self.lr_at(self.epoch_at(position), base_lr, group)
+        scheduled = self._scheduled_rate(position, base_lr, group)
         rate, reference = position['manual']['rate'], position['manual']['reference']
         scaled = scheduled / jnp.where(reference == 0, 1.0, reference) * rate
         return jnp.where(reference == 0, jnp.where(scheduled == 0, rate, scheduled), scaled)
 
+    def _scheduled_rate(self, position: Position, base_lr: Scalar | None = None, group: int = 0) -> Array:
+        """Return the rate at a position without manual changes."""
+        if not self._uses_get_lr:
+            return self.lr_at(self.epoch_at(position), base_lr, group)
+        stored: Array = value_of_group(position['stored'], group)
+        return stored if base_lr is None else stored * ratio(base_lr, self.base_lr_of(group))
+
     def set_rate(self, value: Scalar) -> None:
         """Set the present rate to ``value`` and rescale the rest of the schedule by the same factor."""
         self._refuse_if_part()
-        scheduled = self.lr_at(self.epoch_at(self.position()))
+        scheduled = self._scheduled_rate(self.position())
         # stacked into one array so that vmap batches either both or neither
         rate, reference = jnp.stack(jnp.broadcast_arrays(as_float(RATE.check('lr', value)), scheduled))
         self.manual.value = {'rate': rate, 'reference': reference}
@@ -152,11 +255,13 @@ class LRScheduler(Node):
         self._refuse_if_part()
         following = self.last_epoch.value + 1 if epoch is None else COUNT.check('epoch', epoch)
         self.last_epoch.value = jnp.asarray(following, jnp.int32)
+        self.store_rates()
 
     def _refuse_if_part(self) -> None:
         if self.is_part:
             raise ValueError(
-                f'This {type(self).__name__} is a part of another schedule, which has the clock: use that.'
+                f'This {type(self).__name__} is a part of another schedule, which holds the epoch. '
+                'Change the outer schedule instead.'
             )
 
     def step_epoch(self) -> None:
@@ -173,15 +278,22 @@ class LRScheduler(Node):
 
     def get_lr(self) -> list[Scalar]:
         """Return the present rates, one per base rate."""
+        if not self._uses_get_lr:
+            return self.get_last_lr()
+        epoch = as_epoch(self.epoch_at(self.position()))  # a subclass has called super().get_lr()
+        return [as_number(self._formula_at(epoch, base_lr, group)) for group, base_lr in enumerate(self.base_lrs)]
+
+    def get_last_lr(self) -> list[Scalar]:
+        """Return the present rates, one per base rate."""
+        if isinstance(self.last_epoch, DerivedValue):  # read inside get_lr(): without manual changes
+            return [as_number(rate) for rate in self.stored_rates.value]
         position = self.position()
         return [as_number(self.rate(position, base_lr, group)) for group, base_lr in enumerate(self.base_lrs)]
-
-    get_last_lr = get_lr
 
     @property
     def current_lrs(self) -> DerivedValue[list[Scalar]]:
         """The present rates, one per base rate, as the list ``current_lrs.value``."""
-        return DerivedValue(self.get_lr)
+        return DerivedValue(self.get_last_lr)
 
     def plot(self, epochs: int = 100, ax: Axes | None = None) -> Axes:
         """Plot the rate, and the momentum if the schedule drives it, from epoch 0 to ``epochs``.
@@ -208,7 +320,8 @@ class LRScheduler(Node):
     def state_dict(self) -> dict[str, Tree]:
         """Return the position of the schedule, and the present rates, as plain numbers."""
         manual = {name: as_number(value) for name, value in self.manual.value.items()}
-        return {'last_epoch': int(self.last_epoch.value), 'manual': manual, 'current_lrs': self.get_lr()}
+        state = {'last_epoch': int(self.last_epoch.value), 'manual': manual, 'current_lrs': self.get_last_lr()}
+        return state | ({'stored_rates': self.stored_rates.value.tolist()} if self._uses_get_lr else {})
 
     def load_state_dict(self, state_dict: Mapping[str, Tree]) -> None:
         """Go to the position that :meth:`state_dict` returned."""
@@ -219,22 +332,26 @@ class LRScheduler(Node):
         """Return the values of the States in a ``state_dict``, by name; raise if one is missing or not allowed."""
         if not isinstance(state_dict, Mapping):
             raise TypeError(f'Invalid state_dict={state_dict!r} of a {type(self).__name__}. Must be a mapping.')
-        if missing := self.state_dict().keys() - state_dict.keys() - {'manual', 'current_lrs'}:
+        if missing := self.state_dict().keys() - state_dict.keys() - {'manual', 'current_lrs', 'stored_rates'}:
             raise MissingKeyError(f'The state_dict of a {type(self).__name__} must have {sorted(missing)}.')
         manual = state_dict.get('manual', {'rate': 1.0, 'reference': 1.0})
         if not isinstance(manual, Mapping) or manual.keys() != {'rate', 'reference'}:
             raise ValueError(f"Invalid manual={manual!r} of a state_dict. Must have 'rate' and 'reference'.")
         epoch = max(EPOCH.check('last_epoch', state_dict['last_epoch']), 0)
         numbers = {name: NON_NEGATIVE.check(name, value) for name, value in manual.items()}
-        return {
+        values: dict[str, Tree] = {
             'last_epoch': jnp.asarray(epoch, jnp.int32),
             'manual': {name: as_float(numbers[name]) for name in ('rate', 'reference')},
         }
+        if self._uses_get_lr:
+            stored = state_dict.get('stored_rates') or self._call_get_lr(epoch, self.base_lrs)
+            values['stored_rates'] = as_float(Each(NON_NEGATIVE).check('stored_rates', stored))
+        return values
 
     def attach_optimizer(self, optimizer: FollowsSchedule) -> None:
         """Make ``optimizer`` follow this schedule."""
         if not hasattr(optimizer, 'register_trainable_weights'):
-            raise TypeError(f'optimizer must be an Optimizer such as OptaxOptimizer, not {type(optimizer).__name__}.')
+            raise TypeError(f'Invalid optimizer={optimizer!r}. Must be an Optimizer, such as Adam or OptaxOptimizer.')
         optimizer.add_scheduler(self)
 
     def __repr__(self) -> str:
@@ -248,13 +365,22 @@ class LRScheduler(Node):
 class DerivedValue(Generic[T]):
     """A value that is computed from the position of a schedule and read like the value of a State, by ``.value``."""
 
-    def __init__(self, compute: Callable[[], T]):
-        self._compute = compute
+    def __init__(self, compute: Callable[[], T], assign: Callable[[T], None] | None = None):
+        self._compute, self._assign = compute, assign
 
     @property
     def value(self) -> T:
         """The value at the present position."""
         return self._compute()
+
+    @value.setter
+    def value(self, value: T) -> None:
+        if self._assign is None:
+            raise AttributeError(
+                'This value is computed from the epoch and cannot be assigned. '
+                'set_rate(rate) sets the present rate of a schedule, and step(epoch=epoch) goes to an epoch.'
+            )
+        self._assign(value)
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.value})'

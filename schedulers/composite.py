@@ -58,7 +58,8 @@ class SequentialLR(LRScheduler):
         self.milestones = Each(COUNT, increasing=True).check('milestones', milestones)
         if len(self.milestones) != len(self.schedulers) - 1:
             raise ValueError(
-                f'Invalid milestones={milestones!r}. Must be {len(self.schedulers) - 1}, one less than schedulers.'
+                f'Invalid milestones={milestones!r}. Must be {len(self.schedulers) - 1} epochs, '
+                f'one fewer than the {len(self.schedulers)} schedulers.'
             )
         super().__init__(base_lrs_of(self.schedulers), last_epoch)
 
@@ -105,7 +106,7 @@ class ChainedScheduler(LRScheduler):
         self.schedulers = as_parts('schedulers', schedulers)
         for i, scheduler in enumerate(self.schedulers[1:], 1):
             if 0 in scheduler.base_lrs:
-                raise ValueError(f'Invalid schedulers[{i}]={scheduler!r}. Must have base rates above 0.')
+                raise ValueError(f'Invalid schedulers[{i}]={scheduler!r}. Must have base rates > 0.')
         super().__init__(base_lrs_of(self.schedulers))
 
     def formula(self, epoch: Array, base_lr: Scalar, group: int = 0) -> Array:

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from braintools_optim.options.kinds import Number, Range, Scalar
 from braintools_optim.schedulers.arguments import (
     FLAG,
-    MOMENTUM,
+    FRACTION_BELOW_ONE,
     NON_NEGATIVE,
     PERIOD,
     POSITIVE,
@@ -39,13 +39,13 @@ class CyclesMomentum(LRScheduler):
         """Check and store the arguments of the constructor that concern the momentum."""
         self.cycle_momentum = FLAG.check('cycle_momentum', cycle_momentum)
         low, high = expand_per_group(base_momentum=base_momentum, max_momentum=max_momentum)
-        self.base_momentums = Each(MOMENTUM).check('base_momentum', low)
-        self.max_momentums = Each(MOMENTUM).check('max_momentum', high)
+        self.base_momentums = Each(FRACTION_BELOW_ONE).check('base_momentum', low)
+        self.max_momentums = Each(FRACTION_BELOW_ONE).check('max_momentum', high)
 
     def momentum_at(self, epoch: ArrayLike | Sequence[float], group: int = 0) -> Array:
         """Return the momentum (Adam's first beta) of a parameter group at ``epoch``: a number, an array or a tracer."""
         if not self.cycle_momentum:
-            raise ValueError('This schedule has no momentum: give it cycle_momentum=True.')
+            raise ValueError(f'{type(self).__name__} does not cycle the momentum. Build it with cycle_momentum=True.')
         epoch = as_epoch(epoch)
         low, high = value_of_group(self.base_momentums, group), value_of_group(self.max_momentums, group)
         return jnp.broadcast_to(as_float(self.momentum_formula(epoch, low, high)), epoch.shape)
@@ -223,7 +223,9 @@ class OneCycleLR(CyclesMomentum):
                 PERIOD.check(name, given)
         if total_steps is None:
             if epochs is None or steps_per_epoch is None:
-                raise ValueError('Invalid total_steps=None. Must be given, or else both epochs and steps_per_epoch.')
+                raise ValueError(
+                    'Invalid total_steps=None. Must be an integer unless both epochs and steps_per_epoch are given.'
+                )
             total_steps = epochs * steps_per_epoch
         self.total_steps = PERIOD.check('total_steps', total_steps)
         self.pct_start = Number(Range(0, 1, low_open=True, high_open=True)).check('pct_start', pct_start)

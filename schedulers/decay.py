@@ -10,18 +10,16 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from braintools_optim.options.kinds import AT_LEAST_ONE, Number, Range, Scalar
-from braintools_optim.options.kinds import POSITIVE as ABOVE_ZERO
+from braintools_optim.options.kinds import Scalar
 from braintools_optim.schedulers.arguments import (
     COUNT,
-    FINITE,
     FLAG,
     FRACTION,
     NON_NEGATIVE,
     PERIOD,
     POSITIVE,
+    POSITIVE_FRACTION,
     Each,
-    Within,
     expand_per_group,
 )
 from braintools_optim.schedulers.base import LRScheduler, value_of_group
@@ -214,7 +212,7 @@ class ExponentialDecayLR(LRScheduler):
         last_epoch: int = 0,
     ):
         self.decay_steps = POSITIVE.check('decay_steps', decay_steps)
-        self.decay_rate = Within(FINITE, ABOVE_ZERO).check('decay_rate', decay_rate)
+        self.decay_rate = POSITIVE.check('decay_rate', decay_rate)
         self.transition_begin = NON_NEGATIVE.check('transition_begin', transition_begin)
         self.staircase = FLAG.check('staircase', staircase)
         self.end_value = None if end_value is None else NON_NEGATIVE.check('end_value', end_value)
@@ -259,9 +257,9 @@ class LinearLR(LRScheduler):
         total_iters: int = 5,
         last_epoch: int = 0,
     ):
-        self.start_factor = Number(Range(0, 1, low_open=True)).check('start_factor', start_factor)
+        self.start_factor = POSITIVE_FRACTION.check('start_factor', start_factor)
         self.end_factor = FRACTION.check('end_factor', end_factor)
-        self.total_iters = Within(COUNT, AT_LEAST_ONE).check('total_iters', total_iters)
+        self.total_iters = PERIOD.check('total_iters', total_iters)
         super().__init__(base_lr, last_epoch)
 
     def formula(self, epoch: Array, base_lr: Scalar) -> Scalar:
@@ -291,7 +289,7 @@ class PolynomialLR(LRScheduler):
     def __init__(
         self, base_lr: float | Sequence[float] = 1e-3, total_iters: int = 5, power: float = 1.0, last_epoch: int = 0
     ):
-        self.total_iters = Within(COUNT, AT_LEAST_ONE).check('total_iters', total_iters)
+        self.total_iters = PERIOD.check('total_iters', total_iters)
         self.power = NON_NEGATIVE.check('power', power)
         super().__init__(base_lr, last_epoch)
 
@@ -419,7 +417,9 @@ class PiecewiseConstantSchedule(LRScheduler):
         )
         self.values = Each(NON_NEGATIVE).check('values', (1.0, 0.1, 0.01) if values is None else values)
         if len(self.values) != len(self.boundaries) + 1:
-            raise ValueError(f'Invalid values={values!r}. Must be one more than the {len(self.boundaries)} boundaries.')
+            raise ValueError(
+                f'Invalid values={values!r}. Must be {len(self.boundaries) + 1} rates, one more than boundaries.'
+            )
         super().__init__(base_lr, last_epoch)
 
     def formula(self, epoch: Array, base_lr: Scalar) -> Array:

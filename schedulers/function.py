@@ -61,13 +61,13 @@ class OptaxSchedule(LRScheduler):
 
     def step(self, epoch: Scalar | None = None) -> NoReturn:
         """Raise a ``TypeError``: the schedule follows the update count of its optimizer."""
-        raise TypeError('A schedule given as a function follows the update count by itself: do not step it.')
+        raise TypeError('An OptaxSchedule follows the update count of its optimizer and cannot be stepped.')
 
     def follow(self, step_count: LongTermState) -> None:
         """Read the epoch from the update count of an optimizer from now on; raise if there is such an optimizer."""
         if self.attached:
-            raise ValueError('A schedule given as a function follows one optimizer: make another one for this.')
-        self.attached, self.last_epoch = True, step_count
+            raise ValueError('An OptaxSchedule can follow only one optimizer. Build another one for this optimizer.')
+        self.__dict__.update(attached=True, last_epoch=step_count)
 
 
 def as_scheduler(lr: Schedulable) -> LRScheduler:

@@ -21,20 +21,20 @@ def as_part(name: str, schedule: object) -> LRScheduler:
         raise TypeError(f'Invalid {name}={schedule!r}. Must be an LRScheduler.')
     if type(schedule).rate is not LRScheduler.rate:
         raise ValueError(
-            f'Invalid {name}={schedule!r}. Must be a function of the epoch alone: '
-            f'{type(schedule).__name__} can be around another schedule, not inside.'
+            f'Invalid {name}={schedule!r}. Must be a function of the epoch alone. '
+            f'{type(schedule).__name__} can contain another schedule, but cannot be a part of one.'
         )
     if schedule.cycle_momentum:
-        raise ValueError(f'Invalid {name}={schedule!r}. Must not cycle the momentum, which only the outermost can.')
+        raise ValueError(f'Invalid {name}={schedule!r}. Must not cycle the momentum. Only the outermost schedule can.')
     position = schedule.position()
     epoch, manual = schedule.epoch_at(position), position['manual']
     moved = (epoch != 0) | (manual['rate'] != manual['reference'])
     if not isinstance(moved, Tracer) and moved:
         raise ValueError(
-            f'Invalid {name}={schedule!r}. Must be at epoch 0, its rate not set by hand: '
-            'the schedule around it has an epoch and a rate of its own.'
+            f'Invalid {name}={schedule!r}. Must be at epoch 0, with a rate that was not set by hand. '
+            'The outer schedule holds the epoch and the rate.'
         )
-    schedule.is_part = True
+    object.__setattr__(schedule, 'is_part', True)  # allowed after construction here only
     return schedule
 
 
@@ -44,10 +44,10 @@ def as_parts(name: str, schedules: object) -> tuple[LRScheduler, ...]:
         raise TypeError(f'Invalid {name}={schedules!r}. Must be a sequence of LRScheduler.')
     parts = tuple(as_part(f'{name}[{i}]', schedule) for i, schedule in enumerate(schedules))
     if not parts:
-        raise ValueError(f'Invalid {name}={schedules!r}. Must be at least one.')
+        raise ValueError(f'Invalid {name}={schedules!r}. Must contain at least one LRScheduler.')
     lengths = [len(part.base_lrs) for part in parts]
     if len({*lengths} - {1}) > 1:
-        raise ValueError(f'Invalid {name}: they have {lengths} base rates. Must have the same number, or one.')
+        raise ValueError(f'Invalid {name} with {lengths} base rates. Must have the same number of base rates, or one.')
     return parts
 
 

@@ -10,15 +10,14 @@ import jax.numpy as jnp
 from brainstate import LongTermState
 from jax.typing import ArrayLike
 
-from braintools_optim.options.kinds import ANY, BELOW_ONE, Number, Scalar, as_number
+from braintools_optim.options.kinds import ANY, Number, Scalar, as_number
 from braintools_optim.options.types import Tree
 from braintools_optim.schedulers.arguments import (
     COUNT,
-    FRACTION,
+    FRACTION_BELOW_ONE,
     NON_NEGATIVE,
     Each,
     OneOf,
-    Within,
     expand_per_group,
 )
 from braintools_optim.schedulers.base import LRScheduler, Position, as_float, value_of_group
@@ -91,7 +90,7 @@ class ReduceLROnPlateau(LRScheduler):
     ):
         self.schedule = as_part('base_lr', base_lr) if isinstance(base_lr, LRScheduler) else None
         self.mode = OneOf(('min', 'max')).check('mode', mode)
-        self.factor = Within(FRACTION, BELOW_ONE).check('factor', factor)
+        self.factor = FRACTION_BELOW_ONE.check('factor', factor)
         self.patience = COUNT.check('patience', patience)
         self.threshold = NON_NEGATIVE.check('threshold', threshold)
         self.threshold_mode = OneOf(('rel', 'abs')).check('threshold_mode', threshold_mode)
@@ -129,7 +128,7 @@ class ReduceLROnPlateau(LRScheduler):
     ) -> None:
         """End an epoch with the number ``metric``; with ``epoch`` alone, go to that epoch and change nothing else."""
         if metric is None and epoch is None:
-            raise TypeError('step() of ReduceLROnPlateau must be given the metric.')
+            raise TypeError('step() of a ReduceLROnPlateau requires the metric, or an epoch.')
         if metric is not None:
             try:
                 metric = as_float(metric)
@@ -175,7 +174,9 @@ class ReduceLROnPlateau(LRScheduler):
         values['best'] = as_float(Number(ANY).check('best', state_dict['best']))
         reduction = Each(NON_NEGATIVE).check('reduction', state_dict['reduction'])
         if len(reduction) != len(self.base_lrs):
-            raise ValueError(f'Invalid reduction={list(reduction)}. Must be {len(self.base_lrs)} numbers.')
+            raise ValueError(
+                f'Invalid reduction={list(reduction)}. Must be {len(self.base_lrs)} numbers, one per base rate.'
+            )
         return values | {'reduction': as_float(reduction)}
 
 

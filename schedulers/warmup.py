@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from braintools_optim.options.kinds import Range, Scalar
-from braintools_optim.schedulers.arguments import COUNT, NON_NEGATIVE, PERIOD, POSITIVE, OneOf, Within
+from braintools_optim.options.kinds import Number, Range, Scalar
+from braintools_optim.schedulers.arguments import COUNT, NON_NEGATIVE, POSITIVE, OneOf
 from braintools_optim.schedulers.base import LRScheduler
 from braintools_optim.schedulers.curves import half_cosine, interpolate, ramp, safe_power
 from braintools_optim.schedulers.parts import as_part
@@ -100,7 +100,7 @@ class WarmupCosineSchedule(LRScheduler):
         last_epoch: int = 0,
     ):
         self.warmup_steps = COUNT.check('warmup_steps', warmup_steps)
-        after_warmup = Within(PERIOD, Range(self.warmup_steps, low_open=True))
+        after_warmup = Number(Range(self.warmup_steps, low_open=True), integer=True)
         self.total_steps = after_warmup.check('total_steps', total_steps)
         self.warmup_start_lr = NON_NEGATIVE.check('warmup_start_lr', warmup_start_lr)
         self.eta_min = NON_NEGATIVE.check('eta_min', eta_min)

@@ -54,12 +54,14 @@ class UniqueStateManager:
 
     def __init__(self, pytree: Tree = None):
         self._states: dict[Path, brainstate.State] = {}
+        self._tree: Tree = None
         if pytree is not None:
             self.make_unique(pytree)
 
     def make_unique(self, pytree: Tree) -> dict[Hashable, Tree]:
         """Hold the first of each State of ``pytree`` and nothing else; return the States as a tree."""
         self.clear()
+        self._tree = pytree
         return self.merge_with(pytree).to_pytree()
 
     def merge_with(self, pytree: Tree) -> UniqueStateManager:
@@ -105,6 +107,7 @@ class UniqueStateManager:
     def clear(self) -> None:
         """Hold no States."""
         self._states.clear()
+        self._tree = None
 
     @property
     def flattened_states(self) -> list[tuple[Path, brainstate.State]]:
@@ -133,8 +136,13 @@ class UniqueStateManager:
 
     @property
     def pytree_structure(self) -> Structure | None:
-        """The structure of :meth:`to_pytree`, None if there are no States."""
-        return jax.tree.structure(self.to_pytree_value()) if self._states else None
+        """The structure of the tree that :meth:`make_unique` was given, with States as leaves; None if it had none.
+
+        A State that occurs several times is several leaves. :meth:`merge_with` does not change the structure.
+        """
+        if self._tree is None or not self._states:
+            return None
+        return jax.tree.structure(self._tree, is_leaf=lambda x: isinstance(x, brainstate.State))
 
     def __len__(self) -> int:
         return len(self._states)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import brainstate
+import jax
 import jax.numpy as jnp
 
 import braintools_optim as bo
@@ -25,3 +26,17 @@ def test_unique_state_manager() -> None:
     assert manager.merge_with({'more': a}).num_unique_states == 3
     manager.clear()
     assert len(manager) == 0
+
+
+def test_pytree_structure_is_that_of_the_given_tree() -> None:
+    a, b = (brainstate.ParamState({'weight': jnp.zeros(2), 'bias': jnp.zeros(1)}) for _ in range(2))
+    tree = {'layer': {'w': a, 'tied': a}, 'list': [b]}
+    manager = bo.UniqueStateManager()
+    assert manager.pytree_structure is None
+    manager.make_unique(tree)
+    structure = jax.tree.structure(tree, is_leaf=lambda x: isinstance(x, brainstate.State))
+    assert manager.pytree_structure == structure
+    assert jax.tree.unflatten(manager.pytree_structure, [b, a, a]) == {'layer': {'tied': b, 'w': a}, 'list': [a]}
+    assert manager.merge_with({'more': brainstate.ParamState(jnp.zeros(1))}).pytree_structure == structure
+    manager.clear()
+    assert manager.pytree_structure is None
