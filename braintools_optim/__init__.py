@@ -51,9 +51,13 @@ from braintools_optim.rules import (
     Sophia,
     Yogi,
 )
+from braintools_optim.rules.braintools import register_with_braintools, replace_braintools, restore_braintools
 from braintools_optim.rules.matrix import hidden_matrix
+from braintools_optim.rules.nevergrad import NevergradOptimizer
 from braintools_optim.rules.optax import OptaxOptimizer, to_optax
+from braintools_optim.rules.scipy import ScipyOptimizer
 from braintools_optim.rules.shared_options import SharedOptions
+from braintools_optim.rules.sofo import SOFO, SOFOScan
 from braintools_optim.schedulers import (
     ChainedScheduler,
     ConstantLR,
@@ -98,6 +102,7 @@ __all__ = [
     'SGD',
     'SM3',
     'SOAP',
+    'SOFO',
     'AdEMAMix',
     'AdaBelief',
     'Adadelta',
@@ -139,6 +144,7 @@ __all__ = [
     'NAdam',
     'NAdamW',
     'Nadam',
+    'NevergradOptimizer',
     'Novograd',
     'OneCycleLR',
     'OptaxOptimizer',
@@ -158,8 +164,10 @@ __all__ = [
     'ReduceLROnPlateau',
     'Rprop',
     'Rule',
+    'SOFOScan',
     'ScheduleFreeAdamW',
     'ScheduleFreeSGD',
+    'ScipyOptimizer',
     'SequentialLR',
     'SharedOptions',
     'SignSGD',
@@ -179,6 +187,9 @@ __all__ = [
     'jit',
     'option',
     'options',
+    'register_with_braintools',
+    'replace_braintools',
+    'restore_braintools',
     'schedulers',
     'to_optax',
     'usual_exclusions',

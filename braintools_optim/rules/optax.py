@@ -98,6 +98,11 @@ class OptaxOptimizer(OptaxRule):
 
     weight_decay: WeightDecay = 0.0
 
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        """Count every optimizer as an OptaxOptimizer, which is the base of all optimizers of braintools.optim."""
+        return True if cls is OptaxOptimizer and Optimizer in other.__mro__ else NotImplemented
+
     def __init__(
         self,
         /,
