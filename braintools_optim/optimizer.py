@@ -158,7 +158,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
     """
 
     __signature__: ClassVar[inspect.Signature]
-    graph_invisible_attrs = ('_is_built', '_core', '_updater')  # brainstate must not copy these
+    graph_invisible_attrs = ('_is_built', '_core', '_updater', 'groups', 'constraints')  # not copied, not sorted
     replaces_gradient: ClassVar[bool] = False
     """Whether an update computes another gradient than the given one, as :class:`SAM` does."""
 

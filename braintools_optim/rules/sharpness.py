@@ -14,6 +14,8 @@ from braintools_optim.options.hyperparameters import Hyperparameters, Packed, re
 from braintools_optim.options.kinds import AT_LEAST_ZERO, Flag, Number, Scalar
 from braintools_optim.options.types import ArrayOrQuantity, OptionValue, Tree
 from braintools_optim.rules.loss import takes_weights
+from braintools_optim.saving.checkpoint import UNFIT, fitted_state
+from braintools_optim.saving.form import plain
 from braintools_optim.settings import OptimState
 from braintools_optim.step.clipping import global_norm
 from braintools_optim.step.step import check_gradients
@@ -185,12 +187,22 @@ class SAM(Optimizer):
         self, state_dict: Mapping[str, Tree], strict: bool = True, rename: Mapping[str, str] | None = None
     ) -> list[str]:
         """Go on from where :meth:`state_dict` was called; see :meth:`Optimizer.load_state_dict`."""
-        if not isinstance(state_dict, Mapping) or state_dict.keys() != OWN - {'perturbation'} | {'optimizer'}:
-            raise ValueError('The state_dict is not one of SAM.')
-        there, rho = state_dict['adaptive'], RHO.check('rho', state_dict['rho'])
-        problems = [] if there == self.adaptive else [f'adaptive: {there!r} there, {self.adaptive!r} here']
+        base = state_dict.get('base_optimizer') if isinstance(state_dict, Mapping) else None
+        if base is None or not {'rho', 'adaptive'} <= state_dict.keys():
+            raise ValueError(
+                'The state_dict is not one of SAM. Must have rho, adaptive and base_optimizer. '
+                'If it is one of the base optimizer alone, base_optimizer.load_state_dict(state_dict) takes it.'
+            )
+        there, rho, problems = plain(state_dict['adaptive']), self.rho, []
+        try:
+            rho = RHO.check('rho', plain(state_dict['rho']))
+        except (TypeError, ValueError) as error:
+            problems.append(str(error))
+        if there != self.adaptive:
+            problems.append(f'adaptive: {there!r} there, {self.adaptive!r} here')
         if problems and strict:
-            raise ValueError(f'The state_dict does not fit this optimizer, which is unchanged. {problems[0]}')
-        problems += self.base_optimizer.load_state_dict(state_dict['base_optimizer'], strict, rename)
+            problems += fitted_state(self._core, base, rename).problems
+            raise ValueError(f'{UNFIT} {"; ".join(problems)}')
+        problems += self.base_optimizer.load_state_dict(base, strict, rename)
         self.rho = rho
         return problems

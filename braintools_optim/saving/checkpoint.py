@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
+from typing import NamedTuple
 
 import brainunit
 import jax
@@ -15,19 +16,23 @@ from jax.typing import ArrayLike
 
 from braintools_optim.core import Core
 from braintools_optim.options.fields import fields_of
-from braintools_optim.options.hyperparameters import Packed, is_flag
+from braintools_optim.options.hyperparameters import Hyperparameters, Packed, is_flag, values_of
 from braintools_optim.options.types import Tree
+from braintools_optim.saving.description import Difference, differing, fixed_arguments
+from braintools_optim.saving.form import FORMAT, canonical, check_form, check_format, plain
+from braintools_optim.saving.imports import unchanged_by_errors
+from braintools_optim.saving.reading import Reading
+from braintools_optim.settings import OptionValues
 from braintools_optim.step.metrics import first_metrics
 from braintools_optim.step.stages import StageOptions
 from braintools_optim.step.state import OptimizerState, merge_slots, without
 from braintools_optim.weights.predicates import Predicate, selected
 
-__all__ = ['FORMAT', 'load_state_dict', 'reset', 'state_dict', 'weights']
+__all__ = ['UNFIT', 'fitted_state', 'load_state_dict', 'reset', 'state_dict', 'weights']
 
-FORMAT = 1
-PARTS = {'optimizer', 'schedule', 'base_lrs', 'param_groups', 'weights', 'opt_state', 'states'}
-Treatment = dict[str, str | bool]
-"""The unit of a weight, and whether the weight is frozen, decays and is constrained."""
+UNFIT = 'The state_dict does not fit this optimizer, which is unchanged.'
+Treatment = dict[str, str | bool | list[int]]
+"""The unit and the shape of a weight, and whether the weight is frozen, decays and is constrained."""
 Arrays = dict[str, npt.NDArray[np.generic]]
 
 
@@ -44,6 +49,7 @@ def state_dict(core: Core) -> dict[str, Tree]:
         'base_lr': schedule.base_lrs[0],
         'schedule': type(schedule).__name__,
         'base_lrs': list(schedule.base_lrs),
+        'arguments': fixed_arguments(core),
         'param_groups': [described(core, i) for i in range(len(core.groups))],
         'weights': weights(core),
         'opt_state': states.pop('opt_state', {}),
@@ -55,74 +61,65 @@ def load_state_dict(
     core: Core, state_dict: Mapping[str, Tree], strict: bool = True, rename: Mapping[str, str] | None = None
 ) -> list[str]:
     """Load a :func:`state_dict`, and return what does not fit; with ``strict``, raise if anything does not fit."""
+    fitted = fitted_state(core, state_dict, rename)
+    if fitted.problems and strict:
+        raise ValueError(f'{UNFIT} {"; ".join(fitted.problems)}')
+    with unchanged_by_errors(core):
+        for name, own in core.named_states().items():
+            value = fitted.values[name]
+            own.value = Packed.of(value) if isinstance(own.value, Packed) else value
+        core.settings.overridden = fitted.overridden
+    return fitted.problems
+
+
+class FittedState(NamedTuple):
+    """What a state_dict sets in an optimizer."""
+
+    values: dict[str, Tree]
+    """The values of all States, by name."""
+    overridden: list[set[str]]
+    """The names of the options that each group overrides."""
+    problems: list[str]
+    """What does not fit, and stays as it is."""
+
+
+def fitted_state(core: Core, state_dict: Mapping[str, Tree], rename: Mapping[str, str] | None = None) -> FittedState:
+    """Compare a :func:`state_dict` with an optimizer, and change nothing."""
     core.registered('load_state_dict')
     core.refuse_evaluating('A checkpoint')
-    check_format(state_dict)
-    check_form(state_dict)
-    old_names = names_there(state_dict['weights'], core.weights.keys, rename or {})
-    state = with_names(state_dict, {old: new for new, old in old_names.items()})
-    problems = [f'{what}: {there!r} there, {here!r} here' for what, there, here in differences(core, state)]
-    ours, theirs = weights(core), state['weights']
-    old_names = {n: old for n, old in old_names.items() if n in ours and ours[n]['unit'] == theirs[n]['unit']}
-    saved, values = {'opt_state': state['opt_state'], **state['states']}, {}
-    others = other_groups(core, state)
-    for name, own in core.named_states().items():
-        arrays = saved.pop(name, {})
-        if name == 'opt_state':
-            values[name] = optimizer_state_from(core, arrays, old_names, problems)
-        else:
-            here = keyed(core, name, own.value)
-            values[name] = from_arrays(here, arrays, name, problems, others if name == 'settings.values' else ())
-    problems += [f'{name}: not here' for name in saved]
-    if problems and strict:
-        raise ValueError('The state_dict does not fit this optimizer, which is unchanged. ' + '; '.join(problems))
-    for name, own in core.named_states().items():
-        own.value = Packed.of(values[name]) if isinstance(own.value, Packed) else values[name]
+    state = canonical(state_dict)
+    check_format(state)
+    check_form(state)
+    old_names = names_there(state['weights'], core.weights.keys, rename or {})
+    state = with_names(state, {old: new for new, old in old_names.items()})
+    others, problems = other_groups(core, state), differences(core, state)
+    values = values_from(core, state, old_names, others, problems)
+    overridden = list(core.settings.overridden)
     for i, group in enumerate(state['param_groups']):
         if f'groups.{i}.' not in others:
-            core.settings.overridden[i] = set(group['own']) & core.settings.plain(i).keys()
-    return problems
+            overridden[i] = set(group['own']) & values_of(core.settings.options.groups[i]).keys()
+    return FittedState(values, overridden, problems)
 
 
-def check_format(state: Tree) -> None:
-    """Raise unless this is a state_dict of this library, with a hint if it is that of another library."""
-    is_mapping = isinstance(state, Mapping)
-    if is_mapping and state.get('format') == FORMAT:
-        if missing := PARTS - state.keys():
-            raise ValueError(f'The state_dict lacks {sorted(missing)}.')
-        return
-    found, hint = state.get('format') if is_mapping else type(state).__name__, ''
-    if is_mapping and {'state', 'param_groups'} <= state.keys():
-        hint = " This one is torch's: load_torch_state_dict(state_dict, names) takes it."
-    elif is_mapping and {'opt_state', 'step_count'} <= state.keys():
-        hint = ' This one is of braintools.optim: load_braintools_state_dict(state_dict) takes it.'
-    elif isinstance(state, tuple):
-        hint = " If it is optax's, load_optax_state(state) takes it."
-    raise ValueError(f'Invalid format={found!r} of a state_dict. Must be {FORMAT}: one of this library.{hint}')
-
-
-def check_form(state: Mapping[str, Tree]) -> None:
-    """Raise if parts of a state_dict have wrong types, before anything is compared."""
-    kinds: list[tuple[str, object, type]] = [
-        ('base_lrs', state['base_lrs'], Sequence),
-        ('param_groups', state['param_groups'], Sequence),
-        ('opt_state', state['opt_state'], Mapping),
-        ('states', state['states'], Mapping),
-        ('weights', state['weights'], Mapping),
-    ]
-    if isinstance(state['states'], Mapping):
-        kinds += [(f'states.{name}', arrays, Mapping) for name, arrays in state['states'].items()]
-    if isinstance(state['param_groups'], Sequence):
-        for i, group in enumerate(state['param_groups']):
-            kinds.append((f'param_groups.{i}', group, Mapping))
-            if isinstance(group, Mapping):
-                kinds += [(f'param_groups.{i}.{name}', group.get(name), Sequence) for name in ('params', 'own')]
-    for name, value, kind in kinds:
-        if not isinstance(value, kind) or isinstance(value, str):
-            raise ValueError(f'Invalid {name}={value!r} of a state_dict. Must be a {kind.__name__.lower()}.')
-    for i, group in enumerate(state['param_groups']):
-        if unknown := [name for name in group['params'] if name not in state['weights']]:
-            raise ValueError(f'Invalid param_groups.{i}.params={unknown!r} of a state_dict. Must be among its weights.')
+def values_from(
+    core: Core, state: Mapping[str, Tree], old_names: Mapping[str, str], others: tuple[str, ...], problems: list[str]
+) -> dict[str, Tree]:
+    """Return the values of all States, by name; what does not fit is added to ``problems`` and stays as it is here."""
+    ours, theirs = weights(core), state['weights']
+    names = {n: old for n, old in old_names.items() if n in ours and ours[n]['unit'] == theirs[n]['unit']}
+    reshaped = {n for n in names if theirs[n].get('shape', ours[n]['shape']) != ours[n]['shape']}
+    saved = {'opt_state': state['opt_state'], **state['states']}
+    values: dict[str, Tree] = {}
+    for name, own in core.named_states().items():
+        reading = Reading(core, name, saved.pop(name, {}), problems)
+        if name == 'opt_state':
+            values[name] = optimizer_state_from(core, reading, names, reshaped)
+        elif name == 'settings.values':
+            values[name] = options_from(core, reading, others)
+        else:
+            values[name] = from_arrays(reading, keyed(core, name, own.value))
+    problems += [f'{name}: not here' for name in saved]
+    return values
 
 
 def keyed(core: Core, name: str, value: Tree) -> Tree:
@@ -153,6 +150,7 @@ def weights(core: Core) -> dict[str, Treatment]:
     return {
         name: {
             'unit': str(brainunit.get_unit(w)),
+            'shape': list(w.shape),
             'frozen': name in frozen,
             'decays': name not in policy.undecayed,
             'constrained': name in policy.constraints,
@@ -161,7 +159,7 @@ def weights(core: Core) -> dict[str, Treatment]:
     }
 
 
-# what does not fit
+# differences
 
 
 def names_there(theirs: Iterable[str], ours: Iterable[str], rename: Mapping[str, str]) -> dict[str, str]:
@@ -187,26 +185,29 @@ def with_names(state: Mapping[str, Tree], new_names: Mapping[str, str]) -> dict[
     return {**state, 'param_groups': groups, 'weights': {new_names[n]: w for n, w in state['weights'].items()}}
 
 
-def differences(core: Core, state: Mapping[str, Tree]) -> list[tuple[str, object, object]]:
-    """Return the differences that no array shows: the algorithm, the weights of each group, units and flags."""
+def differences(core: Core, state: Mapping[str, Tree]) -> list[str]:
+    """Describe the differences that no array shows: of the algorithm, fixed arguments, groups, units and flags."""
     ours = [described(core, i) for i in range(len(core.groups))]
     theirs, schedule = state['param_groups'], core.settings.lr_scheduler
-    pairs = [
+    pairs: list[Difference] = [
         ('optimizer', state['optimizer'], core.name),
         ('schedule', state['schedule'], type(schedule).__name__),
         ('base_lrs', list(state['base_lrs']), list(schedule.base_lrs)),
         ('param_groups', len(theirs), len(ours)),
     ]
-    defaults = {name: own.default for name, own in fields_of(StageOptions).items()}
+    arguments = differing('', state.get('arguments', {}), plain(fixed_arguments(core)))
+    pairs += [found for found in arguments if found[0] != 'schedule']  # the class of which is compared above
+    owner = core.settings.owner if state['optimizer'] == core.name else StageOptions
+    defaults = {name: own.default for name, own in fields_of(owner).items()}
     for i, (there, here) in enumerate(zip(theirs, ours, strict=False)):
         pairs.append((f'param_groups.{i}.params', sorted(there['params']), sorted(here['params'])))
         flags = {name for options in (there, here) for name, value in options.items() if is_flag(value)}
-        # an option of every optimizer that the file does not know counts as its default
+        # an option that the file does not know counts as its default
         pairs += [(f'param_groups.{i}.{n}', there.get(n, defaults.get(n)), here.get(n)) for n in sorted(flags)]
     for name, here in weights(core).items():
-        there = state['weights'].get(name, here)
+        there = {**here, **state['weights'].get(name, here)}
         pairs += [(f'{what} of {name}', there[what], here[what]) for what in here]
-    return [pair for pair in pairs if pair[1] != pair[2]]
+    return [f'{what}: {there!r} there, {here!r} here' for what, there, here in pairs if there != here]
 
 
 def other_groups(core: Core, state: Mapping[str, Tree]) -> tuple[str, ...]:
@@ -230,47 +231,60 @@ def to_arrays(tree: Tree) -> Arrays:
     return {named(path): np.array(leaf) for path, leaf in tree_flatten_with_path(tree)[0]}
 
 
-def from_arrays(
-    tree: Tree, arrays: Mapping[str, ArrayLike], where: str, problems: list[str], left_out: tuple[str, ...] = ()
-) -> Tree:
-    """Return ``tree`` with the leaves in ``arrays``. A leaf that does not fit stays, and is added to ``problems``."""
-    left = {name: x for name, x in arrays.items() if not name.startswith(left_out)}
+def from_arrays(reading: Reading, tree: Tree, left_out: tuple[str, ...] = ()) -> Tree:
+    """Return ``tree`` with the leaves that were saved, except the leaves whose names begin with ``left_out``."""
+    for name in [name for name in reading.left if name.startswith(left_out)]:
+        del reading.left[name]
 
     def take(path: Iterable[object], leaf: jax.Array) -> jax.Array:
         name = named(path)
-        return leaf if name.startswith(left_out) else taken(left, name, leaf, f'{where}.{name}', problems)
+        return leaf if name.startswith(left_out) else reading.take(name, leaf)
 
     restored = jax.tree_util.tree_map_with_path(take, tree)
-    problems += [f'{where}.{name}: not here' for name in left]
+    reading.finish()
     return restored
 
 
+def options_from(core: Core, reading: Reading, others: tuple[str, ...]) -> OptionValues:
+    """Return the options that were saved, or the present ones if the rule refuses the combination."""
+    settings = core.settings
+    values: OptionValues = from_arrays(reading, settings.options, others)
+    try:
+        for hp in values.groups:
+            core.check_options(Hyperparameters(settings.as_plain(hp)))
+    except (TypeError, ValueError) as error:
+        reading.problems.append(str(error))
+        return settings.options
+    return values
+
+
 def optimizer_state_from(
-    core: Core, arrays: Mapping[str, ArrayLike], old_names: Mapping[str, str], problems: list[str]
+    core: Core, reading: Reading, old_names: Mapping[str, str], reshaped: Set[str]
 ) -> OptimizerState:
-    """Return the optimizer state that ``arrays`` holds: for each weight all of its state or none of it.
+    """Return the optimizer state that was saved: for each weight all of its state or none of it.
 
     Under a rule that couples weights this holds for each group. A part of a state, such as a count without the moments
     that it counts, would be worse than none.
     """
-    left, names = dict(arrays), set(core.weights.keys)
-    state = with_slots_there(core, arrays, old_names)
+    names = set(core.weights.keys)
+    state = with_slots_there(core, reading.arrays, old_names)
     parts = keyed(core, 'opt_state', state)
     trees = {n: f'tree.{i}' for i in map(int, state.groups) for n in core.groups[i].keys}
-    found, misfits = [], set()
+    found, misfits = [], {trees.get(name, name) for name in reshaped}
     for path, leaf in tree_flatten_with_path(parts)[0]:
         first = 2 if path[0] == DictKey('tree') else 1  # 'tree', group, ..., weight; or slot, weight
         places = [i for i in range(first, len(path)) if getattr(path[i], 'key', None) in names]
         whose, name = named(path[:2]), named(path)
         if places:
-            at, weight = places[-1], path[places[-1]].key
+            at = places[-1]
+            weight: str = path[at].key
             whose = trees.get(weight, weight)
             name = named((*path[:at], DictKey(old_names[weight]), *path[at + 1 :])) if weight in old_names else ''
-        before = len(problems)
-        found.append((whose, leaf, taken(left, name, leaf, f'opt_state.{named(path)}', problems)))
-        if len(problems) > before:
+        before = len(reading.problems)
+        found.append((whose, leaf, reading.take(name, leaf, named(path))))
+        if len(reading.problems) > before:
             misfits.add(whose)
-    problems += [f'opt_state.{name}: not here' for name in left]
+    reading.finish()
     chosen = [here if whose in misfits else there for whose, here, there in found]
     value = jax.tree.unflatten(jax.tree.structure(parts), chosen)
     value['step'] = jnp.stack([value['step'][key] for key in core.weights.keys])
@@ -295,19 +309,6 @@ def with_slots_there(core: Core, arrays: Mapping[str, ArrayLike], old_names: Map
             stage_slots=merge_slots(fresh.stage_slots, without(state.stage_slots, removed)),
         )
     return state
-
-
-def taken(left: dict[str, ArrayLike], name: str, leaf: jax.Array, label: str, problems: list[str]) -> jax.Array:
-    """Remove the array of a name from ``left``, and return it if it fits, ``leaf`` otherwise."""
-    if name not in left:
-        problems.append(f'{label}: not there')
-        return leaf
-    there, here = np.array(left.pop(name)), jnp.asarray(leaf)
-    if (there.shape, there.dtype) != (here.shape, here.dtype):
-        kinds = [f'{x.dtype}{list(x.shape)}' for x in (there, here)]
-        problems.append(f'{label}: {kinds[0]} there, {kinds[1]} here')
-        return leaf
-    return jax.device_put(there, here.sharding) if here.committed else jnp.asarray(there)
 
 
 # starting again

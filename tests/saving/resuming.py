@@ -17,6 +17,7 @@ from tables.schedules import DISTINCT
 
 import braintools_optim as bo
 from braintools_optim import files, rules
+from braintools_optim.saving.trees import encode
 
 HALF = 50  # half of the steps
 NEED_THE_LOSS = tuple(row.optimizer for row in ROWS if row.kind == 'loss')
@@ -129,7 +130,7 @@ def resume_all(where: Path) -> None:
         found = {'weights': values(weights), 'optimizer': optimizer.state_dict()}
         differing = [
             path
-            for (path, a), b in zip(files.encode(expected)[0].items(), files.encode(found)[0].values(), strict=True)
+            for (path, a), b in zip(encode(expected)[0].items(), encode(found)[0].values(), strict=True)
             if a.tobytes() != b.tobytes()
         ]
         print(name, 'differs in' if differing else 'continues', *differing)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import stat
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import pytest
 
 import braintools_optim as bo
 from braintools_optim import files
+from braintools_optim.saving import trees
 
 SUFFIXES = ['.npz', '.safetensors', '.msgpack']
 formats = pytest.mark.parametrize('suffix', SUFFIXES)
@@ -77,6 +80,33 @@ def test_optimizer_round_trip(suffix: str, tmp_path: Path) -> None:
     assert identical(saved, again.state_dict())
 
 
+@formats
+def test_permissions_are_kept(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f'x{suffix}'
+    files.save(path, {'x': 1})
+    for mode in (0o600, 0o664):
+        path.chmod(mode)
+        files.save(path, {'x': 2})
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@formats
+def test_other_byte_orders_are_written_as_native(suffix: str, tmp_path: Path) -> None:
+    for dtype in ('>f4', '>f8', '>i4', '>c8', '<f2', '>f2'):
+        x = np.array([[1.5, -2.0], [3.0, 4.0]]).astype(dtype)
+        files.save(tmp_path / f'x{suffix}', {'x': x})
+        found = files.load(tmp_path / f'x{suffix}')['x']
+        np.testing.assert_array_equal(found, x)
+        assert found.dtype == x.dtype.newbyteorder('=')
+
+
+@formats
+def test_names_that_formats_reserve(suffix: str, tmp_path: Path) -> None:
+    tree = {'a\0b': np.ones(2), '__metadata__': np.zeros(3), '~2': np.ones(1), 'a': {'\0': np.zeros(1)}, '~': {'~': 1}}
+    files.save(tmp_path / f'x{suffix}', tree)
+    assert identical(tree, files.load(tmp_path / f'x{suffix}'))
+
+
 def test_symlink_is_kept(tmp_path: Path) -> None:
     (tmp_path / 'runs').mkdir()
     link = tmp_path / 'last.npz'
@@ -88,7 +118,7 @@ def test_symlink_is_kept(tmp_path: Path) -> None:
 
 
 def foreign(path: Path) -> dict[str, bytes]:
-    """Return contents that are no checkpoint, by a word of the expected message."""
+    """Return contents that are no checkpoint, by what they are."""
     good = path.with_name(f'good{path.suffix}')
     files.save(good, TREE)
     whole = good.read_bytes()
@@ -100,14 +130,14 @@ def foreign(path: Path) -> dict[str, bytes]:
     return found | {
         'empty': b'',
         'text': b'epoch: 3\n' * 30,
-        'a pickle': pickle.dumps({'format': 1}),
+        'pickle': pickle.dumps({'format': 1}),
         'zip archive': path.with_name('other.npz').read_bytes(),
         'npy': path.with_name('other.npy').read_bytes(),
         'npy of objects': path.with_name('objects.npy').read_bytes(),
-        'something else': save({'x': np.zeros(3)}),
-        'something else: noise': np.random.default_rng(0).bytes(5000),
-        'something else: msgpack': pytest.importorskip('msgpack').packb({'arrays': [], '~metadata': 3}),
-        'something else: msgpack of a list': pytest.importorskip('msgpack').packb([1, 2]),
+        'safetensors': save({'x': np.zeros(3)}),
+        'noise': np.random.default_rng(0).bytes(5000),
+        'msgpack': pytest.importorskip('msgpack').packb({'arrays': [], '~metadata': 3}),
+        'msgpack of a list': pytest.importorskip('msgpack').packb([1, 2]),
     }
 
 
@@ -115,16 +145,15 @@ def foreign(path: Path) -> dict[str, bytes]:
 def test_damaged_and_foreign_files_are_refused(suffix: str, tmp_path: Path) -> None:
     opt = bo.Adam(0.1).register_trainable_weights({'w': brainstate.ParamState(jnp.ones(2))})
     before, path = opt.state_dict(), tmp_path / f'it{suffix}'
-    for what, content in foreign(path).items():
+    for content in foreign(path).values():
         path.write_bytes(content)
-        kind = what.split(':')[0].split(' of ')[0] if 'truncated' not in what else ''
-        with pytest.raises(ValueError, match=rf'it\{suffix} is .*{kind}.*Must be a whole \{suffix} file'):
+        with pytest.raises(ValueError, match=rf'it\{suffix} cannot be read: .*Must be a whole \{suffix} file'):
             opt.load(path)
     path.unlink()
     with pytest.raises(FileNotFoundError):
         opt.load(path)
     path.mkdir()
-    with pytest.raises(ValueError, match='is a directory'):
+    with pytest.raises(ValueError, match='it is a directory'):
         opt.load(path)
     files.save(tmp_path / f'tree{suffix}', {'x': 1})
     with pytest.raises(ValueError, match='Invalid format=None'):
@@ -132,16 +161,65 @@ def test_damaged_and_foreign_files_are_refused(suffix: str, tmp_path: Path) -> N
     assert identical(before, opt.state_dict())
 
 
-@pytest.mark.parametrize('place', ['shape', 'array'])
-def test_flipped_bit_in_npz_is_refused(place: str, tmp_path: Path) -> None:
+@formats
+def test_flipped_bits_are_noticed(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f'x{suffix}'
+    tree = {
+        'x': np.full(1000, 7, np.uint8),
+        'half': np.full(50, 1.5, ml_dtypes.bfloat16),
+        'lr': 0.125,
+        'empty': np.ones((0, 2)),
+    }
+    files.save(path, tree)
+    whole = path.read_bytes()
+    half = whole.index(np.full(50, 1.5, ml_dtypes.bfloat16).tobytes())
+    for at in (whole.index(b'\7' * 1000) + 500, half + 10, half + 11, whole.index(b'0.125') + 2):
+        content = bytearray(whole)
+        content[at] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r'cannot be read: .*Must be a whole'):
+            files.load(path)
+
+
+@formats
+def test_flipped_bits_anywhere_never_change_the_tree(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f'x{suffix}'
+    tree = {'x': np.arange(6, dtype=np.int16).reshape(2, 3), 'b': 3, ('a', 1): np.zeros((0, 2))}
+    files.save(path, tree)
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 3):
+        content = bytearray(whole)
+        content[at] ^= 1 << (at % 8)
+        path.write_bytes(content)
+        try:
+            found = files.load(path)
+        except ValueError:
+            continue
+        assert identical(tree, found)  # the bit was one that the format does not use
+
+
+def test_npz_takes_no_more_memory_than_the_file_is_long(tmp_path: Path) -> None:
     path = tmp_path / 'x.npz'
-    files.save(path, {'x': np.full(1000, 7, np.uint8)})
-    content = bytearray(path.read_bytes())
-    at = content.index(b'(1000,') + 1 if place == 'shape' else content.index(b'\7' * 1000) + 500
-    content[at] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match='Must be a whole'):
+    np.savez_compressed(path, x=np.zeros(10**7, np.uint8))
+    with pytest.raises(ValueError, match='compressed entries'):
         files.load(path)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {'descr': '<f8', 'fortran_order': False, 'shape': (50 * 10**12,)})
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('x.npy', header.getvalue())
+    with pytest.raises(ValueError, match=r'x.npy does not hold the float64\[50000000000000\]'):
+        files.load(path)
+
+
+@formats
+def test_tree_of_a_later_version_is_refused_as_such(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(trees, 'VERSION', 99)
+        files.save(tmp_path / f'x{suffix}', {})
+    with pytest.raises(ValueError, match='a later version of braintools_optim wrote it'):
+        files.load(tmp_path / f'x{suffix}')
 
 
 @formats
@@ -151,11 +229,11 @@ def test_failed_save_changes_nothing(suffix: str, tmp_path: Path, monkeypatch: p
     before = path.read_bytes()
     for wrong, match in [
         ({'x': {'y': print}}, 'Invalid x/y of type builtin_function'),
-        ({'x': {1: 2}}, 'Invalid x of type dict'),
+        ({'x': {1.5: 2}}, r'Invalid key 1\.5 of x. Must be a string'),
+        ({'x': {('a', None): 2}}, r"Invalid key \('a', None\) of x"),
         ({'x': np.array([print])}, 'Invalid x of dtype object'),
         ({'x': np.array(['a'])}, 'Invalid x of dtype <U1'),
         ({'x': np.zeros(2, [('a', 'f4')])}, 'Invalid x of dtype'),
-        ({'x': jnp.ones(2)}, 'Invalid x of type ArrayImpl'),
     ]:
         with pytest.raises(TypeError, match=match):
             files.save(path, wrong)
@@ -187,14 +265,12 @@ def test_unknown_formats_and_missing_packages_are_refused(tmp_path: Path, monkey
 
 
 KILLED = """
-import importlib.util, os, random, signal, sys, time
+import os, random, signal, sys, time, warnings
 import numpy as np
+from braintools_optim import files
 
-spec = importlib.util.spec_from_file_location('files', sys.argv[1])
-files = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(files)
-assert 'jax' not in sys.modules
-path, random = sys.argv[2], random.Random(0)
+warnings.filterwarnings('ignore', message='.*fork')  # neither process uses jax
+path, random = sys.argv[1], random.Random(0)
 
 
 def tree(n):
@@ -228,7 +304,7 @@ print(last, partial)
 
 @formats
 def test_file_is_whole_after_a_killed_save(suffix: str, tmp_path: Path) -> None:
-    command = [sys.executable, '-c', KILLED, files.__file__, str(tmp_path / f'x{suffix}')]
+    command = [sys.executable, '-c', KILLED, str(tmp_path / f'x{suffix}')]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     saved, in_the_middle = map(int, done.stdout.split())

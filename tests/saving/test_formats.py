@@ -12,6 +12,7 @@ import pytest
 from golden.record_formats import END, HALF, IN_ALL_FORMATS, SUFFIXES, load, put, recordings, runs, train, values
 
 from braintools_optim import files
+from braintools_optim.saving.trees import encode
 
 FORMATS = Path(__file__).parents[1] / 'golden' / 'formats'
 RECORDINGS = [pytest.param(name, path, id=path.name) for name, path in recordings(FORMATS)]
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.usefixtures('float32')
 
 def encoded(tree: Any) -> tuple[dict[str, Any], Any]:
     """Return the arrays of a state_dict as dtype, shape and bytes, by path, and the rest."""
-    arrays, rest = files.encode(tree)
+    arrays, rest = encode(tree)
     return {name: (x.dtype.str, x.shape, x.tobytes()) for name, x in arrays.items()}, json.loads(rest)['tree']
 
 
