@@ -12,18 +12,31 @@ import contextlib
 import functools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from itertools import starmap
+from typing import Any, TypeVar
 
 import brainstate
+import jax
 import jax.numpy as jnp
 from brainstate import GlobalHookRegistry
 from brainstate._state import TRACE_CONTEXT  # brainstate has no public name for "is a transformation active?"
 from jax.extend.core import get_opaque_trace_state
 
-from braintools_optim.options.types import Tree
+from braintools_optim.options.types import Structure, Tree
 
-__all__ = ['all_or_none', 'are_hooked', 'inside_transformation', 'is_traced', 'may_access_directly', 'read', 'write']
+__all__ = [
+    'all_or_none',
+    'are_hooked',
+    'deferred',
+    'inside_transformation',
+    'is_traced',
+    'may_access_directly',
+    'read',
+    'receive',
+    'write',
+]
 
+R = TypeVar('R')
 jax_trace: Callable[[str], object] = get_opaque_trace_state
 TOP_LEVEL = jax_trace('nnx')
 GLOBAL_HOOKS = GlobalHookRegistry.instance()
@@ -97,6 +110,39 @@ def write(states: Sequence[brainstate.State], values: Iterable[Tree], direct: bo
     with all_or_none(states):
         for state, value in zip(states, values, strict=True):
             state.value = value
+
+
+def receive(function: Callable[..., Any], args: Iterable[Any], finish: Callable[[Any], R], donated: bool = True) -> R:
+    """Call ``finish`` with the result of ``function(*args)``, also if a signal handler raises in between.
+
+    The buffers of donated arguments are gone when ``function`` returns, so that its result must not be lost. Python
+    runs signal handlers between bytecodes. ``extend`` and ``starmap`` have none, and jax makes a :func:`deferred` tree
+    without any: the result is stored before a handler can run. With ``donated``, ``finish`` may be called twice.
+    """
+    results: list[Any] = []
+    try:
+        results.extend(starmap(function, (args,)))
+        return finish(opened(results[0]))
+    except BaseException:
+        if results and donated:
+            finish(opened(results[0]))
+        raise
+
+
+def deferred(tree: Tree) -> dict[Structure, list[jax.Array]]:
+    """Return a tree as its structure and its leaves, from which :func:`opened` makes the tree.
+
+    jax makes the nodes of a result before a compiled function returns. Dataclasses and named tuples run Python code for
+    that; a dict whose key is the structure does not.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    return {structure: leaves}
+
+
+def opened(returned: dict[Structure, list[jax.Array]]) -> Tree:
+    """Return the tree of a :func:`deferred` result."""
+    ((structure, leaves),) = returned.items()
+    return structure.unflatten(leaves)
 
 
 def are_hooked(states: Iterable[brainstate.State]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 import brainstate
 import jax
 
-from braintools_optim.compiled.access import all_or_none, are_hooked, is_traced, may_access_directly
+from braintools_optim.compiled.access import all_or_none, are_hooked, deferred, is_traced, may_access_directly, receive
 from braintools_optim.compiled.buffers import compiler_options
 from braintools_optim.compiled.plan import Arguments, Keywords, Plan, Wanted, form, plan_of
 from braintools_optim.options.types import Tree
@@ -140,12 +140,9 @@ class Donating:
                 with all_or_none(plan.states):
                     return self.plain(*args, **kwargs)
             try:
-                new, result = self.function(plan)(number, *plan.values(args, kwargs), *args, **kwargs)
+                return self.call(plan, number, plan.values(args, kwargs), args, kwargs, direct)
             except StaleError:
                 number = self.find(args, kwargs, renew=True)
-            else:
-                plan.finish(new, direct)
-                return result
         return self.plain(*args, **kwargs)
 
     def call_only_plan(self, plan: Plan, args: Arguments, kwargs: Keywords) -> tuple[bool, Tree]:
@@ -158,7 +155,7 @@ class Donating:
         if values is None:
             return False, None
         try:
-            new, result = self.function(plan)(0, *values, *args, **kwargs)
+            return True, self.call(plan, 0, values, args, kwargs, direct=True)
         except StaleError:
             return False, None
         except (TypeError, ValueError, jax.errors.JaxRuntimeError):  # jax may have refused a buffer
@@ -166,8 +163,20 @@ class Donating:
                 raise
             plan.made.trusted = False
             return False, None
-        plan.finish(new, direct=True)
-        return True, result
+
+    def call(
+        self, plan: Plan, number: int, values: tuple[Tree, Tree], args: Arguments, kwargs: Keywords, direct: bool
+    ) -> Tree:
+        """Call the compiled function, write the States, and return the result."""
+
+        def finish(returned: tuple[Sequence[Tree], Tree]) -> Tree:
+            plan.finish(returned[0], direct)
+            return returned[1]
+
+        function: Any = self.function(plan)
+        if kwargs:
+            function = functools.partial(function, **kwargs)
+        return receive(function, (number, *values, *args), finish)
 
     def run(
         self, number: int, donated: Sequence[Tree], kept: Sequence[Tree], args: Arguments, kwargs: Keywords
@@ -179,7 +188,7 @@ class Donating:
         if expected != number or list(map(form, values)) != plan.forms:
             raise StaleError
         new, result = self.stateful.jaxpr_call(values, *args, **kwargs)
-        return list(compress(new, plan.written)), result
+        return deferred((list(compress(new, plan.written)), result))
 
     def function(self, plan: Plan) -> Compiled:
         """Return the compiled function for a plan."""

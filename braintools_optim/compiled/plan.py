@@ -77,13 +77,18 @@ class Plan:
 def plan_of(trace: brainstate.StateTraceStack, jaxpr: ClosedJaxpr, new_values: Sequence[Tree], wanted: Wanted) -> Plan:
     """Return the plan of a trace: written States that keep their shapes are donated, unless the function may fail."""
     inner = jaxprs_of(jaxpr)
-    may_fail = any('callback' in equation.primitive.name for own in inner for equation in own.eqns)
+    may_fail = calls_python(inner)
     states, written = tuple(trace.states), tuple(trace.been_writen)
     forms = list(map(form, trace.original_state_values))
     entries = zip(states, written, forms, map(form, new_values), strict=True)
     donated = tuple(write and not may_fail and old == new and wanted(s) for s, write, old, new in entries)
     block = block_for([size(v.aval) for own in inner for equation in own.eqns for v in equation.outvars])
     return Plan(states, forms, written, donated, block, [constant for own in inner for constant in own.consts])
+
+
+def calls_python(jaxprs: Sequence[ClosedJaxpr]) -> bool:
+    """Return whether a compiled function calls back into Python, where it may fail after its arguments were donated."""
+    return any('callback' in equation.primitive.name for own in jaxprs for equation in own.eqns)
 
 
 def jaxprs_of(jaxpr: ClosedJaxpr) -> list[ClosedJaxpr]:

@@ -12,19 +12,22 @@ import jax.numpy as jnp
 
 from braintools_optim.compiled.access import (
     are_hooked,
+    deferred,
     inside_transformation,
     is_traced,
     may_access_directly,
     read,
+    receive,
     write,
 )
 from braintools_optim.compiled.buffers import DonationCache, compiler_options
 from braintools_optim.compiled.jit import donating
+from braintools_optim.compiled.plan import calls_python, jaxprs_of
 from braintools_optim.core import Core, refuse_evaluating
 from braintools_optim.loss_scale import LOSS_SCALE, DynamicLossScale
 from braintools_optim.options.hyperparameters import Hyperparameters
 from braintools_optim.options.kinds import Scalar
-from braintools_optim.options.types import ArrayOrQuantity, Tree
+from braintools_optim.options.types import ArrayOrQuantity, Structure, Tree
 from braintools_optim.settings import OptimState
 from braintools_optim.step.diagnosis import Diagnosis
 from braintools_optim.step.metrics import next_metrics, warn_of_skips
@@ -50,6 +53,7 @@ class Call(NamedTuple):
 
 
 DEFAULT_CALL = Call()
+UNKNOWN: tuple[int, ...] = (-1,)
 Written = tuple[OptimizerState, list[Tree], list[Tree], jax.Array | None]
 """The new values of the States, and whether the gradients are finite if the update is to raise otherwise."""
 P = ParamSpec('P')
@@ -62,8 +66,9 @@ class Updater:
     def __init__(self, core: Core):
         self.core = core
         self.donate_weights = False
-        self.compiled: dict[tuple[int, ...], Callable[..., Written]] = {}
+        self.compiled: dict[tuple[int, ...], Any] = {}
         self.made = DonationCache()
+        self.donations: dict[tuple[tuple[int, ...], object], tuple[int, ...]] = {}
         self.functions: dict[Hashable, Callable[..., Any]] = {}
         self.warned_of_units = False
 
@@ -78,6 +83,7 @@ class Updater:
             donated: jax.jit(self.pure_update, donate_argnums=donated, static_argnums=5, compiler_options=options)
             for donated in ((), (0,), (0, 1))
         }
+        self.donations.clear()
 
     def __call__(
         self,
@@ -106,23 +112,42 @@ class Updater:
         state, *values = read(states, direct)
         own, others = values[: len(weights)], values[len(weights) :]
         donated: tuple[int, ...] = ()
-        if not direct and is_traced():
-            run: Callable[..., Written] = self.pure_update
-        else:
+        run: Callable[..., Any] = self.pure_update
+        if direct or not is_traced():
             # States whose hooks may refuse a write are not donated
-            donated = () if not direct and are_hooked(written) else (0, 1) if self.donate_weights else (0,)
+            wanted = () if not direct and are_hooked(written) else (0, 1) if self.donate_weights else (0,)
+            layout = others[len(written) - 1 - len(weights)].layout
+            donated = self.donations.get((wanted, layout), UNKNOWN)
+            if donated is UNKNOWN:
+                arguments = state, own, grads, others, extra, call, scaling
+                donated = self.donations[wanted, layout] = self.donation(wanted, arguments)
             run = self.compiled[donated]
             own = self.made.unaliased(own, grads) if donated == (0, 1) else own
+
+        def finish(returned: Written) -> jax.Array | None:
+            state, own, others, finite = returned
+            write(written, [state, *own, *others], direct)
+            if donated == (0, 1):
+                self.made.remember(own)
+            return finite
+
         try:
-            state, own, others, finite = run(state, own, grads, others, extra, call, scaling)
+            finite = receive(run, (state, own, grads, others, extra, call, scaling), finish, donated != ())
         except TypeError:
             self.name_wrong_gradient(grads, call)
             raise
-        write(written, [state, *own, *others], direct)
-        if donated == (0, 1):
-            self.made.remember(own)
         if finite is not None:
             self.raise_unless(finite, grads)
+
+    def donation(self, wanted: tuple[int, ...], arguments: tuple[Any, ...]) -> tuple[int, ...]:
+        """Return which arguments to donate: none if the compiled function calls Python, where it may fail.
+
+        The answer depends on the flags of the options, and so on their layout.
+        """
+        if not wanted or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+            return ()
+        traced = self.compiled[wanted].trace(*arguments)
+        return () if calls_python(jaxprs_of(traced.jaxpr)) else wanted
 
     def update_with_functions(
         self,
@@ -177,7 +202,7 @@ class Updater:
         extra: Extra,
         call: Call,
         scaling: jax.Array | None,
-    ) -> Written:
+    ) -> dict[Structure, list[jax.Array]]:
         """Return the new values of the written States, and whether the gradients are finite if that is to raise.
 
         ``others`` are the values of the States besides optimizer state and weights; those that are written come first.
@@ -211,7 +236,8 @@ class Updater:
             if required is not None:
                 metrics = {name: jnp.where(required, x, metrics_before[name]) for name, x in metrics.items()}
             after.append(metrics)
-        return new.state, core.weights.structure.unflatten([new.weights[key] for key in weights]), after, required
+        leaves = [new.weights[key] for key in weights]
+        return deferred((new.state, core.weights.structure.unflatten(leaves), after, required))
 
     def matched(
         self, gradients: Tree, weights: Mapping[str, jax.Array], frozen: frozenset[str], call: Call
@@ -240,6 +266,8 @@ class Updater:
 
 def check_call(loss_unit: object, partial: object) -> Call:
     """Return checked arguments of an update."""
+    if loss_unit is None and partial is False:
+        return DEFAULT_CALL
     if type(partial) is not bool:
         raise TypeError(f'Invalid partial={partial!r}. Must be a bool.')
     if loss_unit is not None and not isinstance(loss_unit, brainunit.Unit):
