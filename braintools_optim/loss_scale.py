@@ -67,13 +67,11 @@ class DynamicLossScale(BuiltNode):
         backoff_factor: float = 0.5,
         growth_interval: int = 2000,
     ):
-        self.init_scale = float(INIT_SCALE.check('init_scale', init_scale))
+        scale = INIT_SCALE.check('init_scale', init_scale)
         self.growth_factor = Number(Range(1, high_open=True)).check('growth_factor', growth_factor)
         self.backoff_factor = Number(Range(0, 1, True, True)).check('backoff_factor', backoff_factor)
         self.growth_interval = Number(AT_LEAST_ONE, integer=True).check('growth_interval', growth_interval)
-        self.state = OptimState(
-            {'scale': jnp.asarray(self.init_scale, jnp.float32), 'updates': jnp.zeros((), jnp.int32)}
-        )
+        self.state = OptimState({'scale': jnp.asarray(scale, jnp.float32), 'updates': jnp.zeros((), jnp.int32)})
 
     @property
     def current(self) -> Scalar:
@@ -89,7 +87,7 @@ class DynamicLossScale(BuiltNode):
         if '_is_built' in self.__dict__ and name != 'current' and not name.startswith('_'):
             if name == 'state':
                 raise ValueError('state of a DynamicLossScale is a State. Assign current to set the factor.')
-            if name in self.__dict__:
+            if name in self.__dict__ or name == 'init_scale':
                 raise ValueError(f'{name} of a DynamicLossScale is fixed. Build another one and another optimizer.')
             refuse_unknown(self, name, value, {*self.__dict__, 'current'} - {'_is_built', 'state'})
         super().__setattr__(name, value)

@@ -81,6 +81,11 @@ class ChainedScheduler(LRScheduler):
     where :math:`\eta^{(k)}_0` is the base rate of schedule :math:`k`. The base rate of a parameter group
     replaces the base rate of the first schedule only.
 
+    Schedules that multiply the base rate by a factor give the same rates as in torch. Schedules with a cosine may not:
+    torch computes each rate from the rate before, to which all schedules have contributed, and torch's cosine subtracts
+    ``eta_min`` from this rate before it multiplies. The result depends on the order of the schedules, and it is not a
+    function of the epoch. The product above is one, so a chained schedule can be resumed at any epoch.
+
     Parameters
     ----------
     schedulers : sequence of LRScheduler

@@ -22,8 +22,8 @@ def register_with_braintools() -> None:
 
     Afterwards ``isinstance(Adam(), braintools.optim.OptaxOptimizer)`` is True, also in libraries that imported
     braintools.optim before. The same holds for ``Optimizer`` and ``OptimState``. Schedules are not recognized as
-    ``braintools.optim.LRScheduler``: an optimizer of braintools reads a schedule in another way, and accepts none of
-    this library.
+    ``braintools.optim.LRScheduler``, which is an ordinary class. Optimizers of braintools cannot follow schedules of
+    this library, because they expect the negative rate from a schedule.
 
     Calling the function again has no effect.
 
@@ -33,8 +33,8 @@ def register_with_braintools() -> None:
         If braintools is not installed.
     """
     original = original_module()
+    original.Optimizer.register(Optimizer)  # first, because it is the base of the next class
     original.OptaxOptimizer.register(OptaxOptimizer)
-    original.Optimizer.register(Optimizer)
     original.OptimState.register(OptimState)
 
 

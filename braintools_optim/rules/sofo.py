@@ -55,6 +55,8 @@ class ForwardMode(SGD):
         """Return the direction in the tree of the registered weights, and the predictions."""
         self._core.registered('step')
         key = brainstate.random.split_key() if self.key is None else jax.random.fold_in(self.key, self.step_count.value)
+        states = self.param_states.unique_states
+        tangents = random_tangents(key, [state.value for state in states], self.tangent_size)
         transform: Any = brainstate.transform.GradientTransform(
             self.predict,
             subspace_newton,
@@ -63,9 +65,9 @@ class ForwardMode(SGD):
             transform_params={
                 'loss_of': lambda predictions: self.loss_fn(predictions, targets),
                 'loss': self.loss,
-                'tangent_size': self.tangent_size,
                 'damping': self.damping,
-                'key': key,
+                # by id, as GradientTransform passes the weights
+                'tangents': {id(state): tangent for state, tangent in zip(states, tangents, strict=True)},
             },
         )
         direction, predictions = transform(*inputs)
@@ -280,9 +282,8 @@ def subspace_newton(
     *,
     loss_of: Callable[[Array], Array],
     loss: str,
-    tangent_size: int,
     damping: float,
-    key: Array,
+    tangents: Tree,
     **_: object,
 ) -> Callable[..., tuple[Tree, Tree]]:
     """Return a function that computes a damped Gauss-Newton direction in a random subspace.
@@ -294,8 +295,6 @@ def subspace_newton(
         raise ValueError(f'Invalid loss={loss!r}. Must be one of {", ".join(map(repr, CURVATURES))}.')
 
     def direction(weights: Tree, *arguments: Tree) -> tuple[Tree, Tree]:
-        tangents = random_tangents(key, weights, tangent_size)
-
         def along(tangent: Tree) -> tuple[Array, Array, Tree]:
             predictions, slope, aux = jax.jvp(lambda w: function(w, *arguments), (weights,), (tangent,), has_aux=True)
             return predictions, slope, aux

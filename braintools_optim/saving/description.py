@@ -61,6 +61,8 @@ def described(x: OptionValue) -> Tree:
     """
     if isinstance(x, brainunit.Quantity):
         return {KIND: str(x.unit), 'mantissa': described(x.mantissa)}
+    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.random.key_data(x)
     if isinstance(x, (np.ndarray, np.generic, jax.Array)):
         array = np.asarray(x)
         return array.tolist() if array.size <= LARGEST and array.dtype.kind in 'biuf' else f'{array.dtype}{array.shape}'
