@@ -159,6 +159,8 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
 
     __signature__: ClassVar[inspect.Signature]
     graph_invisible_attrs = ('_is_built', '_core', '_updater', 'groups', 'constraints')  # not copied, not sorted
+    author_names: ClassVar[Mapping[str, str]] = {}
+    """Names that the authors of the algorithm, torch or others use for options, for the error about an unknown one."""
     replaces_gradient: ClassVar[bool] = False
     """Whether an update computes another gradient than the given one, as :class:`SAM` does."""
 
@@ -187,7 +189,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         def __init__(self, /, *args, **kwargs):
             cls = type(self)
             fields = fields_of(cls)
-            options = self.resolve(bind(cls.__name__, signature_of(fields), args, kwargs))
+            options = self.resolve(bind(cls.__name__, signature_of(fields), args, kwargs, cls.author_names))
             options |= {name: own.default for name, own in fields.items() if not (own.init or own.init_only)}
             lr, fixed = options.pop('lr'), {name for name, own in fields.items() if own.kind.fixed}
             for name in fixed:

@@ -8,6 +8,7 @@ import sys
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
+from types import MappingProxyType
 from typing import (
     Annotated,
     Any,
@@ -236,11 +237,18 @@ def signature_of(fields: Mapping[str, Field]) -> inspect.Signature:
 
 
 def bind(
-    name: str, signature: inspect.Signature, args: Sequence[object], kwargs: Mapping[str, object]
+    name: str,
+    signature: inspect.Signature,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    other_names: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, OptionValue]:
-    """Return the arguments of a call by name, defaults included; a ``TypeError`` names what the signature lacks."""
+    """Return the arguments of a call by name, defaults included; a ``TypeError`` names what the signature lacks.
+
+    ``other_names`` maps the names that other libraries use to those of the signature, for the error.
+    """
     if unknown := sorted(kwargs.keys() - signature.parameters):
-        hint = suggestion(unknown[0], signature.parameters)
+        hint = suggestion(unknown[0], signature.parameters, other_names)
         raise TypeError(f'{name} has no option {unknown}. Must be among {sorted(signature.parameters)}.{hint}')
     try:
         bound = signature.bind(*args, **kwargs)
@@ -250,7 +258,7 @@ def bind(
     return dict(bound.arguments)
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return a sentence that names the known option most like ``name``, if there is one."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+def suggestion(name: str, known: Iterable[str], other_names: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return a sentence that names the option called ``name`` elsewhere, or else the known option most like it."""
+    close = [other_names[name]] if name in other_names else difflib.get_close_matches(name, list(known), 1, cutoff=0.7)
     return f' Did you mean {close[0]!r}?' if close else ''

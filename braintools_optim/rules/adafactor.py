@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from braintools_optim.learning_rate import Rate
 from braintools_optim.optimizer import Optimizer
-from braintools_optim.options import Hyperparameters, Number, Numbers, Positive, WeightDecay, option
+from braintools_optim.options import Choice, Hyperparameters, Number, Numbers, Positive, WeightDecay, option
 from braintools_optim.options.kinds import AT_LEAST_ZERO, BELOW_ONE, Scalar, Schedulable
 from braintools_optim.options.types import Options
 from braintools_optim.step.counterparts import TorchCounterpart
@@ -41,10 +41,14 @@ class Adafactor(Optimizer):
 
     With ``relative_step``, or if no ``lr`` is given, a step has about the length
     :math:`\max(\epsilon_2, \operatorname{rms}(w)) \min(\eta, 1 / \sqrt t)`, which is not proportional to ``lr``.
-    This is torch's Adafactor. Otherwise :math:`\alpha_t = 1`, and ``lr`` is the length of a step.
+    This is torch's Adafactor: torch's ``Adafactor(lr=0.01)`` is ``Adafactor(lr=0.01, relative_step=True)`` here.
+    Otherwise :math:`\alpha_t = 1`, and ``lr`` is the length of a step. ``scale_parameter`` chooses the two factors of
+    :math:`\alpha_t` separately, and with ``warmup_init`` the bound :math:`\eta` grows from 0 during the first 10,000
+    updates. Options of these names are Hugging Face's, where ``relative_step`` and ``scale_parameter`` are True by
+    default, ``relative_step`` excludes an ``lr``, and weight decay is multiplied by the whole length of a step.
 
-    As in torch, :math:`\epsilon_1` is a lower bound, also for :math:`\operatorname{mean}(r_t)`. The paper adds
-    :math:`\epsilon_1` to the squared gradients instead.
+    As in torch, :math:`\epsilon_1` is a lower bound, also for :math:`\operatorname{mean}(r_t)`. The paper and Hugging
+    Face add :math:`\epsilon_1` to the squared gradients instead.
 
     Parameters
     ----------
@@ -65,8 +69,18 @@ class Adafactor(Optimizer):
     factored : bool, default True
         Keep the means over rows and over columns instead of the whole second moment.
     relative_step : bool, default False
-        Make steps relative to the size of each parameter, with ``lr`` as the upper bound. Always True if no ``lr`` is
+        Bound the length of a step by :math:`1 / \sqrt t`, with ``lr`` as the upper bound. Always True if no ``lr`` is
         given.
+    scale_parameter : bool, optional
+        Multiply the step by the size of the parameter, :math:`\max(\epsilon_2, \operatorname{rms}(w))`. Default: the
+        value of ``relative_step``.
+    warmup_init : bool, default False
+        Let the upper bound grow as :math:`10^{-4} \eta t` from 0. Requires ``relative_step``.
+
+    Raises
+    ------
+    ValueError
+        If ``warmup_init`` is True although ``relative_step`` is not.
 
     References
     ----------
@@ -86,9 +100,10 @@ class Adafactor(Optimizer):
 
     torch_counterpart = TorchCounterpart(
         ('maximize', 'weight_decay', 'eps', 'clip_threshold', 'decay_rate'),
-        fixed={'relative_step': True, 'factored': True, 'beta1': None},
+        fixed={'relative_step': True, 'factored': True, 'beta1': None, 'scale_parameter': None, 'warmup_init': False},
         renamed={'clip_threshold': 'd', 'decay_rate': 'beta2_decay'},
     )
+    author_names: ClassVar = {'d': 'clip_threshold', 'beta2_decay': 'decay_rate'}
     lr: Rate = Rate(None)
     eps: Annotated[tuple[Scalar, Scalar], Numbers(Number(AT_LEAST_ZERO))] = (1e-30, 1e-3)
     clip_threshold: Positive = 1.0
@@ -98,6 +113,8 @@ class Adafactor(Optimizer):
     factored: bool = True
     _: KW_ONLY
     relative_step: bool = False
+    scale_parameter: Annotated[bool | None, Choice((None, False, True))] = None
+    warmup_init: bool = False
     decoupled_weight_decay: bool = option(True)
 
     def resolve(self, options: Options) -> Options:
@@ -106,13 +123,18 @@ class Adafactor(Optimizer):
             options = {**options, 'lr': 1e-2, 'relative_step': relative}
         return options
 
+    def check_options(self, hp: Hyperparameters) -> None:
+        if hp.warmup_init and not hp.relative_step:
+            raise ValueError('Invalid warmup_init=True with relative_step=False. Must have relative_step=True.')
+
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         zeros: Slots = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda g: second_moments(g, hp), w))
         return zeros if hp.beta1 is None else zeros | {'exp_avg': jnp.zeros_like(w)}
 
     def prepare(self, hp: Hyperparameters) -> dict[str, Array]:
         step = hp.step.astype(hp.lr.dtype)
-        return {'fresh': step ** -jnp.abs(hp.decay_rate), 'slowing': jnp.maximum(hp.lr * jnp.sqrt(step), 1.0)}
+        unbounded = 1e4 / step if hp.warmup_init else 1.0
+        return {'fresh': step ** -jnp.abs(hp.decay_rate), 'slowing': jnp.maximum(hp.lr * jnp.sqrt(step), unbounded)}
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         new = {name: slots[name] + hp.fresh * (v - slots[name]) for name, v in second_moments(g, hp).items()}
@@ -123,8 +145,10 @@ class Adafactor(Optimizer):
             root = sqrt(new['row_var'] / mean) * sqrt(new['col_var'])
         u = g / jnp.maximum(root, hp.eps[0])
         u = u / jnp.maximum(rms(u) / hp.clip_threshold, 1.0)
+        if hp.scale_parameter or (hp.scale_parameter is None and hp.relative_step):
+            u = u * jnp.maximum(rms(w), hp.eps[1])
         if hp.relative_step:
-            u = u * jnp.maximum(rms(w), hp.eps[1]) / hp.slowing
+            u = u / hp.slowing
         if hp.beta1 is not None:
             u = new['exp_avg'] = hp.beta1.average(slots['exp_avg'], u)
         return u, new

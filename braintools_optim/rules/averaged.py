@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -147,6 +147,7 @@ class MADGRAD(Optimizer):
     1.0
     """
 
+    author_names: ClassVar = {'decouple_decay': 'decoupled_weight_decay'}
     lr: Rate = Rate(1e-2)
     momentum: Fraction = 0.9
     weight_decay: WeightDecay = 0.0

@@ -23,7 +23,7 @@ from braintools_optim.rules.adam import AdamBase
 from braintools_optim.rules.sgd import SGD, Dampening
 from braintools_optim.step.counterparts import optax_state
 from braintools_optim.step.rule import Slots
-from braintools_optim.weights.precision import sqrt
+from braintools_optim.weights.precision import divide, sqrt
 
 __all__ = ['Fromage', 'Lamb', 'Lars', 'Novograd']
 
@@ -81,7 +81,9 @@ class Lars(SGD):
         {\lVert g_t \rVert + \lambda \lVert w_{t-1} \rVert + \epsilon} (g_t + \lambda w_{t-1}), \quad
         w_t = w_{t-1} - \eta b_t
 
-    If the norm of the parameter is 0, the factor counts as 1. The denominator is the paper's; optax uses
+    If the norm of the parameter is 0, the factor counts as 1. If the gradient is 0, the formula applies as it stands,
+    so that weight decay moves the parameter by about :math:`\eta \kappa w_{t-1}` whatever :math:`\lambda` is; timm uses
+    the factor 1 in this case. The denominator is the paper's; optax uses
     :math:`\lVert g_t + \lambda w_{t-1} \rVert`. The momentum does not include lr, so that a change of lr takes
     effect immediately.
 
@@ -142,6 +144,9 @@ class Novograd(Optimizer):
         m_t &= \beta_1 m_{t-1} + \frac{g_t}{\sqrt{v_t} + \epsilon} + \lambda w_{t-1}, \quad
         w_t = w_{t-1} - \eta m_t
 
+    While :math:`v_{t-1} = 0`, because all gradients of the parameter were zero, :math:`v_t = \lVert g_t \rVert^2`, as
+    in the code of the authors. optax sets :math:`v_1` alone in this way.
+
     Parameters
     ----------
     betas : pair of float, default (0.9, 0.999)
@@ -177,8 +182,8 @@ class Novograd(Optimizer):
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         beta1, beta2 = hp.betas
         square = jnp.sum(g * g)
-        square = jnp.where(hp.step == 1, square, beta2.average(slots['exp_avg_sq'], square))
-        momentum = beta1.value * slots['exp_avg'] + (g / (sqrt(square) + hp.eps) + hp.weight_decay * w)
+        square = jnp.where(slots['exp_avg_sq'] == 0, square, beta2.average(slots['exp_avg_sq'], square))
+        momentum = beta1.value * slots['exp_avg'] + (divide(g, sqrt(square) + hp.eps) + hp.weight_decay * w)
         return momentum, {'exp_avg': momentum, 'exp_avg_sq': square}
 
 

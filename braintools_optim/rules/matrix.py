@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import warnings
 from dataclasses import KW_ONLY
 from typing import Annotated, Literal
 
@@ -15,6 +17,7 @@ from braintools_optim.optimizer import Optimizer
 from braintools_optim.options import (
     Argument,
     Betas,
+    Flag,
     Fraction,
     Hyperparameters,
     NonNegative,
@@ -28,7 +31,7 @@ from braintools_optim.options import (
 from braintools_optim.options.hyperparameters import replace
 from braintools_optim.options.kinds import AT_LEAST_ZERO, BELOW_ONE, Schedulable
 from braintools_optim.options.types import ArrayOrQuantity, Options
-from braintools_optim.rules.adam import Moments
+from braintools_optim.rules.adam import Moments, level_of_caller
 from braintools_optim.step.rule import Slots
 from braintools_optim.weights.groups import Group
 from braintools_optim.weights.precision import sqrt
@@ -61,6 +64,14 @@ def is_matrix(weight: ArrayOrQuantity) -> bool:
     return jnp.ndim(array) == 2 and not jnp.iscomplexobj(array)
 
 
+def as_matrix(weight: ArrayOrQuantity) -> ArrayOrQuantity:
+    """Return a parameter of more than two dimensions as a matrix with a row for each entry of the last axis."""
+    array = brainunit.get_mantissa(weight)
+    if jnp.ndim(array) <= 2:
+        return weight
+    return jnp.moveaxis(array, -1, 0).reshape(array.shape[-1], math.prod(array.shape[:-1]))
+
+
 class Muon(Moments):
     r"""Muon: orthogonalized momentum for the matrices of hidden layers, AdamW for all other parameters.
 
@@ -73,6 +84,11 @@ class Muon(Moments):
 
     Unlike torch, which iterates in bfloat16, this class iterates in float32 or wider. The two kinds of parameters are
     separate groups, which ``print(optimizer.param_groups)`` shows.
+
+    The defaults are torch's. The author's release has ``lr=0.02`` and no weight decay for matrices, and for all other
+    parameters an Adam with ``lr=3e-4``, ``betas=(0.9, 0.95)``, ``eps=1e-10`` and no weight decay. Here
+    ``Muon(lr=0.02)`` alone gives AdamW the learning rate 0.02, too, which is usually too large; registering parameters
+    then warns. The author's choice is ``Muon(lr=0.02, adamw_lr=3e-4)``.
 
     Parameters
     ----------
@@ -98,7 +114,7 @@ class Muon(Moments):
         ``'adamw'``. Cannot be assigned later.
     adamw_lr : float, optional
         Learning rate of all other parameters, >= 0, under the same schedule. Default: ``lr``. Cannot be assigned later;
-        assign ``lr`` of their group instead.
+        assign ``lr`` of their group instead. Give it together with an ``lr`` that suits Muon, such as 0.02.
     adamw_betas : pair of float, default (0.9, 0.999)
         Decay rates of the moments in AdamW, in [0, 1), see :class:`AdamW`.
     adamw_eps : float, default 1e-8
@@ -106,6 +122,17 @@ class Muon(Moments):
     adamw_weight_decay : float, default 0.01
         Strength of the decoupled weight decay in AdamW, >= 0. Cannot be assigned later; assign ``weight_decay`` of the
         group instead.
+    flatten : bool, default False
+        Let Muon also update parameters of more than two dimensions, such as kernels of convolutions: as matrices with a
+        row for each output, which is the last axis as in ``brainstate.nn``, and a column for each entry of all other
+        axes. The author's release does so with the first axis, as torch has the outputs first. Without it, AdamW
+        updates these parameters. Cannot be assigned later.
+
+    Warns
+    -----
+    UserWarning
+        If ``lr`` is above 5e-3 and AdamW is to use it as well: neither ``adamw_lr`` nor an ``lr`` of the group is
+        given, and ``adjust_lr_fn`` is not ``'match_rms_adamw'``.
 
     Raises
     ------
@@ -143,6 +170,7 @@ class Muon(Moments):
     adamw_betas: Betas = (0.9, 0.999)
     adamw_eps: NonNegative = 1e-8
     adamw_weight_decay: Annotated[float, Argument(Number(AT_LEAST_ZERO).check)] = 0.01
+    flatten: Annotated[bool, Argument(Flag().check)] = False
     decoupled_weight_decay: bool = option(True)
     algorithm: Literal['muon', 'adamw'] = option('muon')
 
@@ -152,10 +180,12 @@ class Muon(Moments):
         """Split each group into the parameters of Muon and those of AdamW, unless the group chooses the algorithm."""
         adamw = {'algorithm': 'adamw', 'weight_decay': self.adamw_weight_decay}
         adamw |= {} if self.adamw_lr is None else {'lr': self.adamw_lr}
-        named, parts = weights.named(), []
+        named, parts = {key: as_matrix(w) if self.flatten else w for key, w in weights.named().items()}, []
         for group, options in zip(groups, overrides, strict=True):
             hidden = [key for key in group.keys if 'algorithm' in options or matches(self.muon, key, named[key])]
             others = [key for key in group.keys if key not in hidden]
+            if others and 'lr' not in adamw | options:
+                self.warn_of_shared_rate(others)
             if hidden or not others:
                 parts.append((hidden, options))
             if others:
@@ -165,6 +195,15 @@ class Muon(Moments):
             raise ValueError(f'Muon updates real matrices only. Give {", ".join(wrong)} to AdamW.')
         states = [Group(keys, {key: weights.state_of(key) for key in keys}) for keys, _ in parts]
         return states, [options for _, options in parts]
+
+    def warn_of_shared_rate(self, names: list[str]) -> None:
+        """Warn if a learning rate that is usual for Muon is about to be used by AdamW."""
+        if self.base_lr > 5e-3 and self.adjust_lr_fn != 'match_rms_adamw':
+            warnings.warn(
+                f'AdamW updates {", ".join(names)} with the lr={self.base_lr:g} of Muon, which is usually too large. '
+                f"Pass adamw_lr; the author's is 3e-4 beside lr=0.02.",
+                stacklevel=level_of_caller(),
+            )
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return {'momentum_buffer': jnp.zeros_like(w)} if hp.algorithm == 'muon' else super().init_slots(w, hp)
@@ -176,13 +215,17 @@ class Muon(Moments):
         if hp.algorithm == 'adamw':
             new = self.moments(g, slots, replace(hp, betas=hp.adamw_betas))
             return hp.debias1 * new['exp_avg'] / (sqrt(hp.debias2 * new['exp_avg_sq']) + hp.adamw_eps), new
-        if w.ndim != 2:
-            raise ValueError(f'Muon updates real matrices only, not weights of the shape {list(w.shape)}.')
         buffer = hp.momentum * slots['momentum_buffer'] + (1 - hp.momentum) * g
         ahead = hp.momentum * buffer + (1 - hp.momentum) * g if hp.nesterov else buffer
-        rows, columns = w.shape
-        size = 0.04 * max(w.shape) if hp.adjust_lr_fn == 'match_rms_adamw' else max(1, rows / max(columns, 1))
-        return size**0.5 * self.orthogonal(ahead, hp), {'momentum_buffer': buffer}
+        matrix = as_matrix(ahead) if self.flatten else ahead
+        if matrix.ndim != 2:
+            raise ValueError(f'Muon updates real matrices only, not weights of the shape {list(w.shape)}.')
+        rows, columns = matrix.shape
+        size = 0.04 * max(rows, columns) if hp.adjust_lr_fn == 'match_rms_adamw' else max(1, rows / max(columns, 1))
+        direction = size**0.5 * self.orthogonal(matrix, hp)
+        if w.ndim > 2:
+            direction = jnp.moveaxis(direction.reshape(w.shape[-1], *w.shape[:-1]), 0, -1)
+        return direction, {'momentum_buffer': buffer}
 
     def orthogonal(self, m: Array, hp: Hyperparameters) -> Array:
         """Return approximately the nearest orthogonal matrix, by Newton-Schulz iterations."""

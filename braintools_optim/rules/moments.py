@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,9 @@ from braintools_optim.options import (
     WeightDecay,
     option,
 )
-from braintools_optim.options.kinds import BELOW_ONE, Scalar
+from braintools_optim.options.hyperparameters import replace
+from braintools_optim.options.kinds import AT_LEAST_ZERO, BELOW_ONE, Scalar, Schedulable
+from braintools_optim.options.types import Options
 from braintools_optim.rules.adam import AdamBase, Moments, TwoMoments
 from braintools_optim.step.counterparts import optax_state, torch_options
 from braintools_optim.step.rule import Slots
@@ -88,6 +90,10 @@ class AdaBelief(AdamBase):
 
     In the paper, :math:`\epsilon_s = \epsilon`. The slot ``exp_avg_sq`` holds :math:`s`.
 
+    The authors' release (adabelief-pytorch 0.2) has two further options, which are on by default: ``rectify`` rectifies
+    the step as :class:`RAdam` does, which this class never does, and ``weight_decouple`` is
+    ``decoupled_weight_decay``, which is off here.
+
     Parameters
     ----------
     betas : pair of float, default (0.9, 0.999)
@@ -96,8 +102,9 @@ class AdaBelief(AdamBase):
         Number added to the denominator, >= 0.
     weight_decay : float, default 0.0
         Strength of the L2 penalty, >= 0.
-    eps_root : float, default 1e-16
-        Number :math:`\epsilon_s` added to :math:`s` at every update, >= 0.
+    eps_root : float, optional
+        Number :math:`\epsilon_s` added to :math:`s` at every update, >= 0. Default: the value of ``eps`` that is given
+        to the constructor.
     amsgrad : bool, default False
         Divide by the maximum of all past :math:`s`.
     decoupled_weight_decay : bool, default False
@@ -117,11 +124,15 @@ class AdaBelief(AdamBase):
     [0.0, 3.0]
     """
 
+    author_names: ClassVar = {'weight_decouple': 'decoupled_weight_decay'}
     eps: NonNegative = 1e-16
     _: KW_ONLY
-    eps_root: NonNegative = 1e-16
+    eps_root: Annotated[Schedulable | None, Number(AT_LEAST_ZERO)] = None
     amsgrad: bool = False
     decoupled_weight_decay: bool = False
+
+    def resolve(self, options: Options) -> Options:
+        return {**options, 'eps_root': options['eps'] if options['eps_root'] is None else options['eps_root']}
 
     def moments(self, g: Array, slots: Slots, hp: Hyperparameters) -> Slots:
         beta1, beta2 = hp.betas
@@ -136,7 +147,10 @@ class Yogi(AdamBase):
         v_t = v_{t-1} - (1 - \beta_2) \operatorname{sign}(v_{t-1} - g_t^2) g_t^2, \quad v_0 = \tau
 
     replaces the :math:`v_t` of :class:`Adam`. The mean starts at 0, as in the paper; in optax the mean starts
-    at :math:`\tau`. The bias of both moments is corrected as in Adam, as optax and the authors' code do.
+    at :math:`\tau`. By default the moments are corrected for bias before :math:`\epsilon` is added, as in Adam and in
+    optax. The authors' code adds :math:`\epsilon` first, as ``eps_before_correction`` does:
+
+    .. math:: w_t = w_{t-1} - \eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \frac{m_t}{\sqrt{v_t} + \epsilon}
 
     Parameters
     ----------
@@ -148,6 +162,8 @@ class Yogi(AdamBase):
         Strength of the L2 penalty, >= 0.
     initial_accumulator_value : float, default 1e-6
         Initial value :math:`\tau` of the second moment, >= 0.
+    eps_before_correction : bool, default False
+        Add ``eps`` to the root of the second moment before the bias is corrected, as the authors' code does.
 
     References
     ----------
@@ -166,6 +182,7 @@ class Yogi(AdamBase):
     eps: NonNegative = 1e-3
     _: KW_ONLY
     initial_accumulator_value: NonNegative = 1e-6
+    eps_before_correction: bool = False
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         return super().init_slots(w, hp) | {'exp_avg_sq': jnp.full_like(w, hp.initial_accumulator_value)}
@@ -174,6 +191,10 @@ class Yogi(AdamBase):
         old, square = slots['exp_avg_sq'], g * g
         second = old - hp.betas[1].complement * jnp.sign(old - square) * square
         return {'exp_avg': hp.betas[0].average(slots['exp_avg'], g), 'exp_avg_sq': second}
+
+    def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
+        eps = hp.eps * sqrt(hp.debias2) if hp.eps_before_correction else hp.eps
+        return super().direction(g, w, slots, replace(hp, eps=eps))
 
 
 class ADOPT(TwoMoments):
@@ -185,7 +206,9 @@ class ADOPT(TwoMoments):
         \quad m_1 = 0 \\
         v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \quad v_1 = g_1^2, \quad w_t = w_{t-1} - \eta m_t
 
-    The first update only initializes :math:`v`; the parameter changes only by decoupled weight decay.
+    The first update only initializes :math:`v`; the parameter changes only by decoupled weight decay. This is the
+    second version of the paper. The present code of the authors no longer clips: the lower bound of the denominator is
+    :math:`\max(\epsilon, 0.9^{t-2})` there, and :math:`m_2` is the whole second scaled gradient.
 
     Parameters
     ----------
@@ -215,6 +238,7 @@ class ADOPT(TwoMoments):
     [0.875, 2.125]
     """
 
+    author_names: ClassVar = {'decouple': 'decoupled_weight_decay', 'clip_lambda': 'use_clipping'}
     betas: Betas = (0.9, 0.9999)
     eps: NonNegative = 1e-6
     _: KW_ONLY
@@ -254,10 +278,10 @@ class AdEMAMix(Moments):
     weight_decay : float, default 0.0
         Strength :math:`\lambda` of the decoupled weight decay, >= 0.
     mixing : float, default 5.0
-        Coefficient :math:`\alpha` of the slow mean, >= 0.
+        Coefficient :math:`\alpha` of the slow mean, >= 0. The authors call it ``alpha``; their code has the default 2.
     mixing_warmup, beta3_warmup : int, default 0
         Numbers :math:`T_\alpha` and :math:`T_\beta` of warmup updates, >= 0. The paper uses the number of updates of
-        the whole training.
+        the whole training. The authors call the first one ``alpha_warmup``.
 
     References
     ----------
@@ -273,6 +297,7 @@ class AdEMAMix(Moments):
     [0.25, 2.75]
     """
 
+    author_names: ClassVar = {'alpha': 'mixing', 'alpha_warmup': 'mixing_warmup'}
     betas: Annotated[tuple[Scalar, Scalar, Scalar], Numbers(Number(BELOW_ONE, decay=True), 3)] = (0.9, 0.999, 0.9999)
     eps: NonNegative = 1e-8
     weight_decay: WeightDecay = 0.0

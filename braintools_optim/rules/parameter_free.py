@@ -40,6 +40,7 @@ class DistanceAdapted(RealGroupRule, Optimizer):
     """Base of Adam with the rate ``d``, a lower bound of the distance from the initial parameters to the solution."""
 
     decays = True
+    pauses_without_lr = True
 
     lr: Rate = Rate(1.0)
     betas: Betas = (0.9, 0.999)
@@ -56,6 +57,11 @@ class DistanceAdapted(RealGroupRule, Optimizer):
         """Return the length of a step, except for the factor ``lr``."""
         mean, second = (beta.correction(info.count) for beta in hp.betas)
         return d * sqrt(second) / mean if hp.use_bias_correction else d
+
+    def unless_paused(self, new: State, old: State, hp: Hyperparameters) -> State:
+        """Return the new state, or the old one if the learning rate is 0."""
+        state: State = each(lambda x, before: jnp.where(hp.lr == 0, before, x), {**old, **new}, old)
+        return state
 
     def limit(self, d: Array, hp: Hyperparameters) -> Array:
         """Return the upper bound of the next estimate. An infinite factor would make a derivative NaN."""
@@ -75,7 +81,11 @@ class Prodigy(DistanceAdapted):
 
     Each group has a separate estimate: the estimate of the first group is
     ``optimizer.opt_state.value['tree']['0']['d']``. The authors' code has one estimate for all groups. By default the
-    bias is not corrected, as in the paper; optax always corrects the bias.
+    bias is not corrected, as in the paper; optax always corrects the bias. As in the authors' code, an update with
+    ``lr == 0`` (the start of a warm-up) changes neither the optimizer state nor the update count, so that the estimate
+    and the bias correction start with the first update that moves a parameter. With :math:`\beta_1 = 0` prodigyopt
+    since version 1.1 keeps no mean and takes :math:`d_{t+1} g_t` in place of :math:`m_t = d_t g_t`; this class follows
+    the paper, so that the rule is continuous in :math:`\beta_1`.
 
     Parameters
     ----------
@@ -153,8 +163,8 @@ class Prodigy(DistanceAdapted):
             w,
             info.weight_decays,
         )
-        estimate = {'d': d_next, 'd_max': d_max, 'd_numerator': numerator, 's': s}
-        return direction, {**state, **estimate, 'exp_avg': exp_avg, 'exp_avg_sq': exp_avg_sq}
+        new = {'d': d_next, 'd_max': d_max, 'd_numerator': numerator, 's': s}
+        return direction, self.unless_paused({**new, 'exp_avg': exp_avg, 'exp_avg_sq': exp_avg_sq}, state, hp)
 
 
 class DAdaptAdamW(DistanceAdapted):
@@ -170,7 +180,8 @@ class DAdaptAdamW(DistanceAdapted):
 
     Each group has a separate estimate, as in :class:`Prodigy`. By default the bias is not corrected, as in the paper;
     optax always corrects the bias. In optax ``lr`` multiplies the summands of :math:`m`, here the whole step. The two
-    agree for a constant ``lr``, and here a change of ``lr`` acts fully on the next step.
+    agree for a constant ``lr``, and here a change of ``lr`` acts fully on the next step. An update with ``lr == 0``
+    changes neither the optimizer state nor the update count, as in :class:`Prodigy`.
 
     Parameters
     ----------
@@ -231,8 +242,8 @@ class DAdaptAdamW(DistanceAdapted):
             w,
             info.weight_decays,
         )
-        estimate = {'d': d, 's': s, 'numerator_weighted': numerator}
-        return direction, {**state, **estimate, 'exp_avg': exp_avg, 'exp_avg_sq': exp_avg_sq}
+        new = {'d': d, 's': s, 'numerator_weighted': numerator, 'exp_avg': exp_avg, 'exp_avg_sq': exp_avg_sq}
+        return direction, self.unless_paused(new, state, hp)
 
 
 class DoG(RealGroupRule, Optimizer):
@@ -253,7 +264,8 @@ class DoG(RealGroupRule, Optimizer):
     reps_rel : float, default 1e-6
         Relative length :math:`r_\epsilon` of the first step, > 0. The authors recommend 1e-4 with batch normalization.
     init_eta : float, optional
-        Initial rate in place of ``reps_rel``, > 0.
+        Initial rate in place of ``reps_rel``, > 0. The first step has the rate ``lr * init_eta``; in the authors' code
+        and in optax ``lr`` does not multiply ``init_eta``.
     eps : float, default 1e-8
         Number :math:`\epsilon` that is added to :math:`G`, >= 0.
     weight_decay : float, default 0.0

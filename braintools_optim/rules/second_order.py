@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import brainunit
 import jax
@@ -52,7 +52,9 @@ class Sophia(RealGroupRule, Optimizer):
     every :math:`k`-th step, and on all steps with ``update_period=1``.
 
     As in the paper, :math:`h_t` acts on the step that estimates it and the bias of :math:`m_t` is not corrected; optax
-    uses :math:`h_t` one step later, and corrects the bias.
+    uses :math:`h_t` one step later, and corrects the bias. The authors' training loop estimates the Hessian after a
+    step, so that :math:`h_t` acts one step later there, too; their code adds 1e-15 to the denominator instead of
+    bounding it. Their ``rho``, times the batch size ``bs`` for SophiaG, is ``gamma`` here.
 
     Parameters
     ----------
@@ -90,6 +92,7 @@ class Sophia(RealGroupRule, Optimizer):
     [0.5, 0.5]
     """
 
+    author_names: ClassVar = {'rho': 'gamma', 'k': 'update_period'}
     betas: Betas = (0.96, 0.99)
     gamma: NonNegative = 0.01
     eps: NonNegative = 1e-12

@@ -46,7 +46,9 @@ class SAM(Optimizer):
     rho : float, default 0.05
         Length :math:`\rho` of the perturbation, >= 0.
     adaptive : bool, default False
-        Perturb each entry in proportion to its size: :math:`p_t = \rho w^2 g_t / \lVert |w| g_t \rVert`.
+        Perturb each entry in proportion to its size: :math:`p_t = \rho w^2 g_t / \lVert |w| g_t \rVert`. The release
+        of ASAM uses :math:`|w| + 0.01` in place of :math:`|w|` for parameters that are called ``weight``, 1 for all
+        others, and ``rho=0.5``; the package davda54/sam uses :math:`|w|`, as this class does.
 
     Raises
     ------

@@ -31,6 +31,9 @@ class Rule:
     couples_parameters: ClassVar[bool] = False
     """Whether the rule needs the gradients of all parameters of a group together."""
 
+    pauses_without_lr: ClassVar[bool] = False
+    """Whether an update with a learning rate of 0 is not counted, because the rule leaves its state unchanged."""
+
     def check_options(self, hp: Hyperparameters) -> None:
         """Raise ``ValueError`` if options do not go together. The options are Python numbers and flags here."""
 

@@ -90,9 +90,10 @@ def step(rule: Rule, policy: WeightPolicy, inputs: Inputs) -> Outcome:
                 for slot, value in found.items():
                     target[slot][key] = value
         updates.append({key: leaf[0] for key, leaf in leaves.items()})
+    counted = without_pauses(counts, inputs, places) if rule.pauses_without_lr else counts
     after = replace(
         state,
-        step=counts if finite is None else jnp.where(finite, counts, state.step),
+        step=counted if finite is None else jnp.where(finite, counted, state.step),
         skipped=next_skipped(state.skipped, finite, inputs.skip_nonfinite or shared.on_nonfinite == 'skip'),
         slots=slots,
         stage_slots=stage_slots,
@@ -106,6 +107,14 @@ def next_counts(inputs: Inputs) -> Array:
     """Return the update counts after this update."""
     updated = np.array([key in inputs.gradients for key in inputs.weights], np.int32)
     counts: Array = inputs.state.step + (1 if updated.all() else updated)
+    return counts
+
+
+def without_pauses(counts: Array, inputs: Inputs, places: Mapping[str, int]) -> Array:
+    """Return the update counts, in which an update with a learning rate of 0 does not count."""
+    for names, hp in inputs.groups:
+        own = np.array([places[key] for key in names], np.int32)
+        counts = counts.at[own].set(jnp.where(hp.lr == 0, inputs.state.step[own], counts[own]))
     return counts
 
 

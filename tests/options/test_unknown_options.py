@@ -9,6 +9,8 @@ import jax
 import pytest
 from tables.optimizers import ROWS, Row
 
+import braintools_optim as bo
+
 MADE_UP = {
     'options': 3,
     'shared': 3,
@@ -59,6 +61,21 @@ def test_options_of_other_optimizers_are_refused_by_name(row: Row) -> None:
             else:
                 wrong.append(f'{name} is accepted')
     assert not wrong, '\n'.join(sorted(wrong))
+
+
+@pytest.mark.parametrize(
+    ('rule', 'theirs', 'ours'),
+    [
+        (bo.AdEMAMix, 'alpha', 'mixing'),
+        (lambda **options: bo.Lookahead(bo.SGD(0.1), **options), 'k', 'sync_period'),
+        (bo.Sophia, 'rho', 'gamma'),
+        (bo.AdaBelief, 'weight_decouple', 'decoupled_weight_decay'),
+        (bo.Adafactor, 'd', 'clip_threshold'),
+    ],
+)
+def test_name_of_the_authors_is_answered_by_ours(rule: Any, theirs: str, ours: str) -> None:
+    with pytest.raises(TypeError, match=f"has no option .'{theirs}'.*Did you mean '{ours}'"):
+        rule(**{theirs: 5})
 
 
 def test_names_of_many_options_are_tried() -> None:

@@ -57,6 +57,7 @@ OTHER_VALUES = {  # another value for an option
     'growth_rate': 1.1,
     'update_period': 3,
     'seed': 1,
+    'scale_parameter': True,
 }
 NEEDED = {  # what must be set for an option to matter
     'weight_lr_power': {'warmup_steps': 5},
@@ -67,6 +68,8 @@ NEEDED = {  # what must be set for an option to matter
     'ASGD.alpha': {'lambd': 0.5, 'lr': 0.5},
     'Adafactor.relative_step': {'lr': 0.05},
     'Adafactor.eps': {'lr': None},
+    'Adafactor.scale_parameter': {'lr': 0.05},
+    'Adafactor.warmup_init': {'lr': None},
     'SignSGD.grad_clip_norm': {'momentum': 0.9},
     'SignSGD.grad_clip_value': {'momentum': 0.9},
     'Fromage.grad_clip_norm': {'momentum': 0.9},
@@ -76,11 +79,12 @@ NEEDED = {  # what must be set for an option to matter
     'SGD.nesterov': {'momentum': 0.9},
 }
 DEPRECATED = {'Adam.beta1', 'Adam.beta2'}
-NO_EFFECT = {  # clipping keeps signs, a given Hessian is not estimated, there is one weight
+NO_EFFECT = {  # clipping keeps signs, a given Hessian is not estimated, there is one weight, a matrix
     'Rprop.grad_clip_norm',
     'Rprop.grad_clip_value',
     'Sophia.seed',
     'DoG.layerwise',
+    'Muon.flatten',
 }
 
 

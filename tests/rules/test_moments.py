@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers import registered
 from internals import as_decay, sma_length
+from tables import papers
 
 import braintools_optim as bo
 from braintools_optim import rules
@@ -52,6 +53,19 @@ def test_overflowing_second_moment_stops_the_weight(rule: type[bo.Optimizer]) ->
         path.append(np.asarray(w.value))
     assert 0 < path[0][0] < 1
     np.testing.assert_array_equal(path[1:], path[:-1])
+
+
+def test_eps_of_adabelief_counts_twice_unless_eps_root_is_given() -> None:
+    """``AdaBelief(eps=1e-8)`` is the paper's with this eps, which matters where gradients are of size 1e-3."""
+    assert (rules.AdaBelief().eps_root, rules.AdaBelief(eps=1e-8).eps_root) == (1e-16, 1e-8)
+    assert rules.AdaBelief(eps=1e-8, eps_root=1e-12).eps_root == 1e-12
+    optimizer = rules.AdaBelief(lr=0.1, eps=1e-8)
+    w, state, expected = registered(optimizer, w=np.zeros(3))['w'], {}, np.zeros(3)
+    for t in range(1, 6):
+        slope = 1e-3 * np.cos(t + np.arange(3.0))
+        optimizer.update({'w': jnp.asarray(slope)})
+        expected = papers.adabelief(expected, slope, t, state, lr=0.1, eps=1e-8)
+        np.testing.assert_allclose(w.value, expected, rtol=1e-12)
 
 
 def test_asgd_keeps_the_mean_of_the_weights() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import brainstate
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden.record import FILE
+from golden.record import FILE, torch_precision
 from helpers import registered
 from tables.optimizers import CASES, Case
 
@@ -120,6 +121,45 @@ def test_muon_in_groups_of_options() -> None:
     before = {key: np.array(s.value) for key, s in names.items()}
     optimizer.update({key: jnp.ones_like(s.value) for key, s in names.items() if key != 'layers.0.bias'})
     assert [bool((s.value != before[key]).any()) for key, s in names.items()] == [True, False, True]
+
+
+@pytest.mark.parametrize('options', [{}, {'adjust_lr_fn': 'match_rms_adamw', 'nesterov': False}])
+def test_flattened_kernels_equal_torchs_matrices(options: dict[str, Any]) -> None:
+    """The kernel of a convolution, outputs last, is updated as the matrix with outputs first that torch is given."""
+    torch = pytest.importorskip('torch')
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(3, 2, 4, 5))
+    optimizer = bo.Muon(0.02, flatten=True, adamw_lr=3e-4, **options)
+    w = registered(optimizer, kernel=kernel, bias=np.ones(5))
+    assert [(g['algorithm'], list(g['params'])) for g in optimizer.param_groups] == [
+        ('muon', ['kernel']),
+        ('adamw', ['bias']),
+    ]
+    matrix = torch.nn.Parameter(torch.tensor(np.moveaxis(kernel, -1, 0).reshape(5, -1)))
+    theirs = torch.optim.Muon([matrix], lr=0.02, **options)
+    with torch_precision('float64', bfloat16=False):
+        for _ in range(5):
+            slope = rng.normal(size=kernel.shape)
+            optimizer.update({'kernel': jnp.asarray(slope), 'bias': jnp.ones(5)})
+            matrix.grad = torch.tensor(np.moveaxis(slope, -1, 0).reshape(5, -1))
+            theirs.step()
+    ours = np.moveaxis(np.asarray(w['kernel'].value), -1, 0).reshape(5, -1)
+    np.testing.assert_allclose(ours, matrix.detach().numpy(), rtol=1e-12)
+    assert jnp.ndim(registered(bo.Muon(), kernel=kernel)['kernel'].value) == 4
+    assert bo.Muon().register_trainable_weights(w).param_groups[0]['algorithm'] == 'adamw'
+
+
+def test_muon_warns_if_adamw_would_get_its_learning_rate() -> None:
+    weights = {key: brainstate.ParamState(jnp.asarray(WEIGHTS[key])) for key in ('layers.0.weight', 'tau')}
+    with pytest.warns(UserWarning, match=r'AdamW updates tau with the lr=0\.02 of Muon.*3e-4') as caught:
+        bo.Muon(lr=0.02).register_trainable_weights(weights)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for options in ({'adamw_lr': 0.02}, {'adjust_lr_fn': 'match_rms_adamw'}, {'groups': {'tau': {'lr': 0.02}}}):
+            bo.Muon(lr=0.02, **options).register_trainable_weights(weights)
+        bo.Muon(lr=1e-3).register_trainable_weights(weights)
+        bo.Muon(lr=0.02).register_trainable_weights({'layers.0.weight': weights['layers.0.weight']})
 
 
 @pytest.mark.parametrize('case', [case for case in CASES if case.row.optimizer is bo.Muon], ids=str)

@@ -11,7 +11,8 @@ import numpy as np
 import optax
 import pytest
 from helpers import registered
-from internals import group_state, state_leaves
+from internals import group_state, state_leaves, update_counts
+from tables import papers
 
 import braintools_optim as bo
 
@@ -113,6 +114,27 @@ def test_gradients_and_rates_of_zero_move_nothing(rule: Any) -> None:
     optimizer.update({'w': jnp.array([1.0, 0.0])})
     assert jnp.isfinite(w.value).all()
     assert all(np.isfinite(leaf).all() for leaf in state_leaves(optimizer))
+
+
+@pytest.mark.parametrize('corrected', [False, True])
+@pytest.mark.parametrize(('rule', 'paper'), [(bo.Prodigy, papers.prodigy), (bo.DAdaptAdamW, papers.dadapt)])
+def test_updates_with_a_rate_of_zero_are_left_out(rule: Any, paper: Any, corrected: bool) -> None:
+    """The authors' releases leave out steps with lr == 0, their moments and their count included."""
+    rates = np.array([0.0, 0.0, 0.1, 0.1, 0.0, 0.0, 0.1, 0.1, 0.1])
+    options: Options = {'d0': 0.01, 'weight_decay': 0.1, 'use_bias_correction': corrected}
+    optimizer = rule(lambda count: jnp.asarray(rates)[count], **options)
+    w, state, expected = registered(optimizer, **START), {}, START
+    for t, rate in enumerate(rates):
+        before = jax.tree.map(np.array, state_leaves(optimizer))
+        slopes = {key: np.cos(t + np.arange(np.size(x))).reshape(np.shape(x)) for key, x in START.items()}
+        optimizer.update(jax.tree.map(jnp.asarray, slopes))
+        expected = paper(expected, slopes, t + 1, state, lr=rate, **options)
+        for key, state_of_weight in w.items():
+            np.testing.assert_allclose(state_of_weight.value, expected[key], rtol=1e-12)
+        if rate == 0:
+            jax.tree.map(np.testing.assert_array_equal, before, state_leaves(optimizer))
+    assert set(update_counts(optimizer).values()) == {np.count_nonzero(rates)}
+    assert optimizer.step_count.value == len(rates)
 
 
 @pytest.mark.parametrize('rule', [bo.Prodigy, bo.DAdaptAdamW, bo.Sophia])

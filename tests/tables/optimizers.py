@@ -16,7 +16,7 @@ import optax
 import braintools_optim as bo
 from tables import optax_references as tx
 from tables import papers
-from tables.problems import CORRELATED, CURVED, LEAVES, LOSSES, MATRICES, SCALES, Problem
+from tables.problems import CORRELATED, CURVED, LATE, LEAVES, LOSSES, MATRICES, SCALES, Problem
 
 __all__ = ['CASES', 'COMMON', 'OPTIMIZERS', 'ROWS', 'STANDALONE', 'Case', 'Comparison', 'Row', 'row_of']
 
@@ -94,11 +94,11 @@ def torch(name: str, problem: Problem = LEAVES, adapt: Any = dict, valid: Any = 
     return Comparison(choices, torch=name, problem=problem, adapt=adapt, valid=valid)
 
 
-def reference(build: Any, problem: Problem = LEAVES, **choices: Any) -> Comparison:
+def reference(build: Any, problem: Problem = LEAVES, valid: Any = is_any, **choices: Any) -> Comparison:
     """Compare with an optax transformation or the formula of a paper."""
     choices = {'lr': (0.01,), **choices}
     kind = 'paper' if build.__module__ == papers.__name__ else 'optax'
-    return Comparison(choices, problem=problem, **{kind: build})
+    return Comparison(choices, problem=problem, valid=valid, **{kind: build})
 
 
 def leafwise(optimizer: Any, *comparisons: Comparison, **more: Any) -> Row:
@@ -261,6 +261,16 @@ ROWS: list[Row] = [
             weight_decay=DECAY,
             relative_step=(True,),
         ),
+        reference(
+            papers.adafactor_of_transformers,
+            lr=LR,
+            scale_parameter=(True, False),
+            relative_step=(True, False),
+            warmup_init=(True, False),
+            beta1=(None, 0.9),
+            valid=lambda o: o['relative_step'] or not o['warmup_init'],
+        ),
+        fixed=('beta1',),
     ),
     leafwise(
         bo.Muon,
@@ -293,6 +303,14 @@ ROWS: list[Row] = [
         bo.Yogi,
         reference(tx.yogi, maximize=MAXIMIZED),
         reference(tx.yogi, betas=BETAS, eps=(1e-3, 1e-8), weight_decay=DECAY, initial_accumulator_value=(1e-6, 0.1)),
+        reference(
+            papers.yogi,
+            betas=BETAS,
+            eps=(1e-3, 0.1),
+            weight_decay=DECAY,
+            initial_accumulator_value=(1e-6, 0.1),
+            eps_before_correction=(True,),
+        ),
     ),
     leafwise(
         bo.Lion,
@@ -319,6 +337,7 @@ ROWS: list[Row] = [
         bo.Novograd,
         reference(tx.novograd, maximize=MAXIMIZED),
         reference(tx.novograd, betas=BETAS, eps=EPS, weight_decay=DECAY),
+        reference(papers.novograd, LATE, betas=BETAS, eps=EPS, weight_decay=DECAY),
     ),
     leafwise(
         bo.Fromage,
@@ -403,7 +422,7 @@ ROWS: list[Row] = [
         bo.Prodigy,
         reference(papers.prodigy, **ESTIMATE, maximize=MAXIMIZED),
         reference(papers.prodigy, **ESTIMATE, **GROWTH),
-        reference(papers.prodigy, **ESTIMATE, beta3=(0.5,), d_coef=(0.5, 0.8)),
+        reference(papers.prodigy, **ESTIMATE, beta3=(0.5,), d_coef=(0.5, 0.8), use_bias_correction=FLAG),
         reference(tx.prodigy, **CORRECTED, eps=EPS, safeguard_warmup=FLAG, d_coef=(0.5,)),
     ),
     group(

@@ -28,6 +28,78 @@ def lars(
     return w - state['v']
 
 
+def novograd(
+    w: Any, g: Any, t: int, state: Options, lr: Any, betas: Any = (0.9, 0.999), eps: Any = 1e-8, weight_decay: Any = 0.0
+) -> Any:
+    """NVIDIA's release, and timm's: the average starts at the first squared norm that is not 0."""
+    square = np.sum(g**2)
+    old = state.get('v', 0.0)
+    state['v'] = square if old == 0 else betas[1] * old + (1 - betas[1]) * square
+    scaled = g / (np.sqrt(state['v']) + eps) + weight_decay * w
+    state['m'] = betas[0] * state.get('m', 0.0) + scaled
+    return w - lr * state['m']
+
+
+def adabelief(w: Any, g: Any, t: int, state: Options, lr: Any, betas: Any = (0.9, 0.999), eps: Any = 1e-16) -> Any:
+    """The algorithm of the paper, with one eps in both places."""
+    m = ema(state, 'm', g, betas[0])
+    state['s'] = betas[1] * state.get('s', 0.0) + (1 - betas[1]) * (g - m) ** 2 + eps
+    return w - lr * m / (1 - betas[0] ** t) / (np.sqrt(state['s'] / (1 - betas[1] ** t)) + eps)
+
+
+def yogi(
+    w: Any,
+    g: Any,
+    t: int,
+    state: Options,
+    lr: Any,
+    betas: Any = (0.9, 0.999),
+    eps: Any = 1e-3,
+    weight_decay: Any = 0.0,
+    initial_accumulator_value: Any = 1e-6,
+    eps_before_correction: bool = True,
+) -> Any:
+    """The authors' release, where eps is added to the root of the uncorrected second moment."""
+    assert eps_before_correction
+    g = g + weight_decay * w
+    v = state.get('v', initial_accumulator_value)
+    state['v'] = v - (1 - betas[1]) * np.sign(v - g**2) * g**2
+    m = ema(state, 'm', g, betas[0])
+    return w - lr * np.sqrt(1 - betas[1] ** t) / (1 - betas[0] ** t) * m / (np.sqrt(state['v']) + eps)
+
+
+def adafactor_of_transformers(
+    w: Any,
+    g: Any,
+    t: int,
+    state: Options,
+    lr: Any,
+    eps: Any = (1e-30, 1e-3),
+    clip_threshold: float = 1.0,
+    decay_rate: float = -0.8,
+    beta1: float | None = None,
+    scale_parameter: bool = True,
+    relative_step: bool = True,
+    warmup_init: bool = False,
+) -> Any:
+    """Hugging Face's Adafactor, without weight decay."""
+
+    def rms(x: Any) -> Any:
+        return np.sqrt(np.mean(x**2))
+
+    if relative_step:
+        lr = min(1e-6 * t if warmup_init else 1e-2, 1 / np.sqrt(t))
+    lr = lr * (max(eps[1], rms(w)) if scale_parameter else 1.0)
+    beta2, square = 1 - t**decay_rate, g**2 + eps[0]
+    if w.ndim > 1:
+        row, column = ema(state, 'row', square.mean(-1), beta2), ema(state, 'column', square.mean(-2), beta2)
+        u = g / (np.sqrt(row / row.mean(-1, keepdims=True))[..., None] * np.sqrt(column)[..., None, :])
+    else:
+        u = g / np.sqrt(ema(state, 'v', square, beta2))
+    u = lr * u / max(1.0, rms(u) / clip_threshold)
+    return w - (u if beta1 is None else ema(state, 'm', u, beta1))
+
+
 def adan(
     w: Any,
     g: Any,
@@ -245,10 +317,16 @@ def prodigy(
     growth_rate: float = np.inf,
     weight_decay: float = 0.0,
     safeguard_warmup: bool = False,
+    use_bias_correction: bool = False,
 ) -> Leaves:
+    """The authors' release, which leaves out steps with a learning rate of 0 and does not count them."""
+    if lr == 0:
+        return w
     like, w, g = w, flat(w), flat(g)
+    k = state['k'] = state.get('k', 0) + 1
     start, d, d_max = state.setdefault('start', w), state.get('d', d0), state.get('d_max', d0)
     beta3 = np.sqrt(betas[1]) if beta3 is None else beta3
+    lr = lr * (np.sqrt(1 - betas[1] ** k) / (1 - betas[0] ** k) if use_bias_correction else 1.0)
     state['r'] = beta3 * state.get('r', 0.0) + (d / d0) * d * lr * (g @ (start - w))
     state['s'] = beta3 * state.get('s', 0.0) + (d / d0) * d * (1 if safeguard_warmup else lr) * g
     state['m'] = betas[0] * state.get('m', 0.0) + (1 - betas[0]) * d * g
@@ -270,8 +348,14 @@ def dadapt(
     eps: float = 1e-8,
     growth_rate: float = np.inf,
     weight_decay: float = 0.0,
+    use_bias_correction: bool = False,
 ) -> Leaves:
+    """The authors' release, which leaves out steps with a learning rate of 0 and does not count them."""
+    if lr == 0:
+        return w
     like, w, g = w, flat(w), flat(g)
+    k = state['k'] = state.get('k', 0) + 1
+    lr = lr * (np.sqrt(1 - betas[1] ** k) / (1 - betas[0] ** k) if use_bias_correction else 1.0)
     d, s, v, gamma = state.get('d', d0), state.get('s', 0 * g), state.get('v', 0 * g), np.sqrt(betas[1])
     state['r'] = gamma * state.get('r', 0.0) + (1 - gamma) * lr * d * (g @ (s / (np.sqrt(v) + eps)))
     state['s'] = gamma * s + (1 - gamma) * lr * d * g

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ['CORRELATED', 'CURVED', 'LEAVES', 'LOSSES', 'MATRICES', 'SCALES', 'Arrays', 'Data', 'Problem']
+__all__ = ['CORRELATED', 'CURVED', 'LATE', 'LEAVES', 'LOSSES', 'MATRICES', 'SCALES', 'Arrays', 'Data', 'Problem']
 
 Arrays = dict[str, np.ndarray]
 STEPS = 200
@@ -81,6 +81,13 @@ def draw_leaves(steps: int) -> Data:
     return Data(rounded(weights), rounded(gradients))
 
 
+def draw_late(steps: int) -> Data:
+    """The three leaves, whose first three gradients are zero."""
+    leaves = draw_leaves(steps)
+    late = np.arange(steps) >= 3
+    return Data(leaves.weights, {key: g * late.reshape(-1, *[1] * (g.ndim - 1)) for key, g in leaves.gradients.items()})
+
+
 def draw_matrices(steps: int) -> Data:
     """Three matrices: tall, wide and square."""
     return normal(
@@ -114,6 +121,7 @@ def draw_losses(steps: int) -> Data:
 
 SCALES = Problem('scales', draw_scales, recorded=(1, 2, 5, 6, 7, 10, 50, STEPS), rounding=0.0)
 LEAVES = Problem('leaves', draw_leaves)
+LATE = Problem('late', draw_late)
 MATRICES = Problem('matrices', draw_matrices, rounding=0.0)
 CORRELATED = Problem('correlated', draw_correlated, steps=60)
 CURVED = Problem('curved', draw_curved)
