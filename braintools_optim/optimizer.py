@@ -71,13 +71,14 @@ class States:
     """The States of an optimizer. They are no fields, which is why they stand in a class of their own."""
 
     settings: Settings
+    _core: Core
+    _updater: Updater
     opt_state: OptimState | None
     """The State of the optimizer state, None before weights are registered."""
     step_count: OptimState
     """The State of the number of updates."""
     metrics_state: OptimState | None
     """The State of the metrics, None without ``metrics=True``."""
-    _updater: Updater
 
 
 class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
@@ -452,15 +453,17 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         else:
             self.settings.set(name, value, None, self._core.check_change)
 
-    def __getattr__(self, name: str) -> object:  # called only if there is no such attribute
-        if name in ('_core', '_updater'):
-            raise ValueError(f'{COPY} {type(self).__name__} is a copy.')
-        raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
+    if not TYPE_CHECKING:  # checkers and editors refuse unknown names
 
-    def __setattr__(self, name: str, value: object) -> None:
-        if '_is_built' in self.__dict__ and not isinstance(getattr(type(self), name, None), property):
-            self._admit_attribute(name, value)
-        super().__setattr__(name, value)
+        def __getattr__(self, name: str) -> object:  # called only if there is no such attribute
+            if name in ('_core', '_updater'):
+                raise ValueError(f'{COPY} {type(self).__name__} is a copy.')
+            raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if '_is_built' in self.__dict__ and not isinstance(getattr(type(self), name, None), property):
+                self._admit_attribute(name, value)
+            super().__setattr__(name, value)
 
     def _admit_attribute(self, name: str, value: object) -> None:
         """Raise unless an attribute may be assigned after construction."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import brainstate
 import brainunit
 import jax
+import jax.numpy as jnp
 import numpy as np
 from brainstate.graph import Node
 
@@ -61,7 +62,7 @@ def described(x: OptionValue) -> Tree:
     """
     if isinstance(x, brainunit.Quantity):
         return {KIND: str(x.unit), 'mantissa': described(x.mantissa)}
-    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     if isinstance(x, (np.ndarray, np.generic, jax.Array)):
         array = np.asarray(x)

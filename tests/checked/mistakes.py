@@ -32,3 +32,5 @@ optimizer.betas = 0.9
 optimizer.lr = 'fast'
 optimizer.lr.stepp()
 optimizer.update()
+optimizer.weigth_decay = 0.1
+optimizer.register_trainable_weight({})
