@@ -7,9 +7,9 @@ import secrets
 import stat
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from braintools_optim.options.types import Tree
 from braintools_optim.saving.formats import format_of
@@ -64,11 +64,16 @@ def save(path: FilePath, tree: Mapping[Tree, Tree]) -> None:
     """
     form, path = format_of(path), Path(os.path.realpath(path))
     arrays, metadata = encode(tree)
+    replace_file(path, lambda file: form.write(file, arrays, metadata))
+
+
+def replace_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a file, keep the permissions of the file that it replaces, and leave that file as it is after an error."""
     partial = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.partial')
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0
     try:
         with open(partial, 'xb', opener=lambda name, flags: os.open(name, flags, mode or 0o666)) as file:
-            form.write(file, arrays, metadata)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         if mode:

@@ -59,7 +59,11 @@ class Reading:
         if array is None:
             self.problems.append(f'{label}: {difference}')
             return leaf
-        if not np.array_equal(there, leaf) and (refusal := self.refusal(name, label, np.asarray(there))):
+        kind = kind_of(self.core, label)
+        # rounding may have moved an option onto the end of its range, so the present numbers are accepted
+        if kind is None or np.array_equal(there, leaf):
+            return array
+        if refusal := self.refusal(kind, name, label, np.asarray(there)):
             self.problems.append(refusal)
             return leaf
         return array
@@ -72,12 +76,11 @@ class Reading:
         """Return the full name of an array."""
         return f'{self.where}.{name}' if name else self.where
 
-    def refusal(self, name: str, label: str, numbers: npt.NDArray[np.generic]) -> str:
+    def refusal(self, kind: Kind, name: str, label: str, numbers: npt.NDArray[np.generic]) -> str:
         """Return why an assignment would refuse these numbers, or an empty string."""
         try:
-            if (kind := kind_of(self.core, label)) is not None:
-                for number in numbers.ravel().tolist():
-                    kind.check(label, number)
+            for number in numbers.ravel().tolist():
+                kind.check(label, number)
         except (TypeError, ValueError) as error:
             return str(error)
         stem, _, end = name.rpartition('.')

@@ -48,14 +48,15 @@ class Saved:
         Raises
         ------
         ValueError
-            If names, shapes, dtypes, units or flags differ. The error lists all differences, and nothing has changed.
+            If the algorithm, fixed arguments, schedules, names, shapes, dtypes, units or flags differ, or if a number
+            is out of the range of its option. The error lists all differences, and nothing has changed.
         """
         return checkpoint.load_state_dict(self._core, state_dict, strict, rename)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the :meth:`state_dict` to an ``.npz``, ``.safetensors`` or ``.msgpack`` file, whole or not at all.
 
-        See :func:`braintools_optim.files.save`, which writes other trees, such as the weights, in the same way.
+        See :func:`braintools_optim.files.save_run`, which writes the weights, too.
         """
         files.save(path, self.state_dict())
 

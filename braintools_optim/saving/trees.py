@@ -25,6 +25,8 @@ MARK = '~'
 """The key of a JSON object that stands for something other than a dict with strings as keys."""
 UNIT = ('scale', 'factor', 'name', 'dispname', 'is_fullname')
 """What a unit is made of, besides its dimension and its parts."""
+DIMS = ('m', 'kg', 's', 'A', 'K', 'mol', 'cd')
+"""The base dimensions, in the order of their exponents."""
 Array = npt.NDArray[np.generic]
 Arrays = dict[str, Array]
 Json = Any
@@ -177,7 +179,11 @@ def unit_to_json(unit: brainunit.Unit) -> Json:
     """Return a unit as numbers and names."""
     parts = getattr(unit, '_display_parts', None)
     known = {name: getattr(unit, name) for name in UNIT}
-    return {**known, 'dims': [float(d) for d in unit.dim._dims], 'parts': parts and [list(part) for part in parts]}
+    return {
+        **known,
+        'dims': [float(unit.dim.get_dimension(name)) for name in DIMS],
+        'parts': parts and [list(part) for part in parts],
+    }
 
 
 def unit_from_json(found: Json) -> brainunit.Unit:
