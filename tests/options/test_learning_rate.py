@@ -46,7 +46,7 @@ def test_callable_follows_the_update_count() -> None:
     for expected in (1.0, 0.75, 0.5, 0.25, 0.0, 0.0):
         assert opt.current_lr == expected
         assert moved(opt, w) == pytest.approx(expected)
-    with pytest.raises(TypeError, match='do not step it'):
+    with pytest.raises(TypeError, match='cannot be stepped'):
         opt.lr.step()
     with pytest.raises(ValueError, match='one optimizer'):
         bo.SGD(opt.lr)

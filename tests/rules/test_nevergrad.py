@@ -96,6 +96,7 @@ def test_candidates_are_batched_with_the_units_and_shapes_of_the_bounds() -> Non
     assert best['w'].shape == (2,)
 
 
+@pytest.mark.filterwarnings('ignore:Clipping very high value')  # of nevergrad
 def test_losses_that_are_all_nan_give_the_recommendation() -> None:
     optimizer = bo.NevergradOptimizer(lambda x, y: jnp.full(4, jnp.nan), BOUNDS, n_sample=4, method='OnePlusOne')
     with pytest.warns(RuntimeWarning, match='The losses of all candidates are NaN'):
