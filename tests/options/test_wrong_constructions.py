@@ -79,7 +79,7 @@ CONSTRUCTIONS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: built_with(constraints={'w': constraints.keep_sign(np.ones(7))}), ValueError, 'Invalid constraint of w'),
     (lambda: built_with(constraints={'w': lambda w: None}), ValueError, 'Invalid constraint of w, .* it makes None'),
     (lambda: built_with(no_decay=lambda name, w: w), TypeError, 'Invalid predicate .*Must return True or False; for w'),
-    (lambda: bo.OneCycleLR(0.1), ValueError, 'Invalid total_steps=None. Must be given'),
+    (lambda: bo.OneCycleLR(0.1), ValueError, 'Invalid total_steps=None. Must be an integer'),
     (lambda: bo.MultiStepLR(0.1, [3, 2]), ValueError, r'Invalid milestones=\[3, 2\]. Must be increasing'),
     (lambda: bo.MultiStepLR(0.1, 'ab'), TypeError, "Invalid milestones='ab'"),
     (lambda: bo.SequentialLR([0.1], []), TypeError, r'Invalid schedulers\[0\]=0\.1. Must be an LRScheduler'),
@@ -92,7 +92,7 @@ CONSTRUCTIONS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: bo.ReduceLROnPlateau(0.1, factor=1.0), ValueError, r'Invalid factor=1\.0'),
     (lambda: bo.LambdaLR(0.1, 0.5), TypeError, r'Invalid lr_lambda=0\.5'),
     (lambda: bo.StepLR(0.1).load_state_dict(3), TypeError, 'Invalid state_dict=3 of a StepLR. Must be a mapping'),
-    (lambda: bo.StepLR(0.1).attach_optimizer(3), TypeError, 'optimizer must be an Optimizer'),
+    (lambda: bo.StepLR(0.1).attach_optimizer(3), TypeError, 'Invalid optimizer=3. Must be an Optimizer'),
 ]  # fmt: skip
 
 
