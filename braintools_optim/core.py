@@ -59,6 +59,8 @@ class Core:
     opt_state: OptimState | None = None
     freezing: list[tuple[Predicate, bool]] = field(default_factory=list)
     """The predicates that were frozen (True) or unfrozen (False), in order, for weights that are registered later."""
+    made_inside: bool = field(default_factory=inside_transformation)
+    """Whether the optimizer was made inside a transformation."""
 
     @property
     def name(self) -> str:
@@ -98,6 +100,11 @@ class Core:
     def add_groups(self, weights: Weights, groups: list[Group], overrides: list[Options]) -> None:
         """Register further weights, those of ``groups`` with options that override; all or, after an error, none."""
         self.refuse_evaluating('Registering weights')
+        if inside_transformation() and not self.made_inside:
+            raise ValueError(
+                'Weights cannot be registered inside a transformation with an optimizer that was made outside: '
+                'register them before, or make the optimizer inside too.'
+            )
         options, add_options = self.settings.added(overrides)
         for own in options:
             self.check_options(Hyperparameters(own))

@@ -13,6 +13,8 @@ from braintools_optim.settings import OptimState
 
 __all__ = ['LOSS_SCALE', 'DynamicLossScale', 'check_loss_scale']
 
+LEAST_SCALE = 2.0**-100
+"""The factor never falls below this, so that it does not become 0 after many skipped updates."""
 LOSS_SCALE = Number(POSITIVE_AND_FINITE, optional=True)
 """The kind of a constant loss scale."""
 INIT_SCALE = Number(POSITIVE_AND_FINITE)
@@ -104,7 +106,7 @@ class DynamicLossScale(BuiltNode):
         larger = state['scale'] * jnp.where(grown, self.growth_factor, 1.0)
         scale = jnp.where(jnp.isfinite(larger), larger, state['scale'])
         return {
-            'scale': jnp.where(finite, scale, state['scale'] * self.backoff_factor),
+            'scale': jnp.where(finite, scale, jnp.maximum(state['scale'] * self.backoff_factor, LEAST_SCALE)),
             'updates': jnp.where(grown, 0, updates),
         }
 

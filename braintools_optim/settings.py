@@ -181,11 +181,8 @@ class Settings(Node):
             options = {**self.as_plain(values.defaults), 'lr': self.lr_scheduler.base_lr_of(index)}
             if unknown := overrides.keys() - options.keys():
                 raise TypeError(f'Unknown options of a group: {sorted(unknown)}. Must be among {sorted(options)}.')
-            if 'lr' in overrides and not self.lr_scheduler.uses_base_lr:
-                raise ValueError(
-                    f'A group cannot have an lr of its own under {type(self.lr_scheduler).__name__}: '
-                    f'give it an lr_scale, or list the base rates of all groups in the schedule.'
-                )
+            if 'lr' in overrides:
+                refuse_own_rate(self.lr_scheduler)
             own, schedules[str(index)] = self.split(dict(overrides))
             every.append(options | own)
             overridden.append(set(own))
@@ -204,7 +201,7 @@ class Settings(Node):
         options, schedules = self.split({name: value})
 
         def changed(hp: Hyperparameters) -> Hyperparameters:
-            if not over_all and not isinstance(value, Tracer):
+            if not over_all:
                 before = self.as_plain(hp)
                 check(Hyperparameters(before), Hyperparameters(before | options))
             return with_values(hp, **values_of(self.as_leaves(options)))
@@ -227,7 +224,10 @@ class Settings(Node):
 
     def follow(self, lr: Schedulable) -> None:
         """Follow another schedule of the learning rate from now on."""
-        self.lr_scheduler = self.admit(lr)
+        scheduler = self.admit(lr)
+        if any('lr' in own for own in self.overridden):
+            refuse_own_rate(scheduler)
+        self.lr_scheduler = scheduler
         values = self.options
         groups = [
             hp if 'lr' in own else with_values(hp, lr=RATE.to_leaf(self.lr_scheduler.base_lr_of(i)))
@@ -292,6 +292,15 @@ class Settings(Node):
         scheduled = as_number(self.lr_scheduler.rate(self.lr_scheduler.position(), hp.lr, group))
         refusal = f'Invalid lr={value!r} of group {group}. The schedule stands at zero: no factor gives it.'
         self.set('lr_scale', quotient(RATE.check('lr', value), scheduled, refusal), group, check)
+
+
+def refuse_own_rate(scheduler: LRScheduler) -> None:
+    """Raise if a schedule cannot drive a group from a rate that the group has itself."""
+    if not scheduler.uses_base_lr:
+        raise ValueError(
+            f'A group cannot have an lr of its own under {type(scheduler).__name__}: '
+            f'give it an lr_scale, or list the base rates of all groups in the schedule.'
+        )
 
 
 def quotient(value: Scalar, by: Scalar, refusal: str) -> Scalar:

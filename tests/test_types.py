@@ -29,7 +29,11 @@ ARGUMENTS = {
     'MultiplicativeLR': '0.1, lambda epoch: 1.0',
     'OptaxSchedule': 'lambda count: 0.1',
     'PerUpdate': 'bo.StepLR(), 10',
+    'NevergradOptimizer': 'lambda x: x, {}, 1',
     'SAM': 'bo.SGD()',
+    'SOFO': 'lambda x: jnp.asarray(x), lambda x, y: jnp.asarray(x)',
+    'SOFOScan': 'lambda h, x: (h, jnp.asarray(x)), lambda x, y: jnp.asarray(x)',
+    'ScipyOptimizer': 'lambda x: x, {}',
     'SequentialLR': '[bo.StepLR()], []',
 }
 """The necessary arguments of the constructors that have any."""
@@ -38,6 +42,7 @@ CLASSES = {
     for name in bo.__all__
     if inspect.isclass(member := getattr(bo, name)) and issubclass(member, (bo.Optimizer, bo.LRScheduler))
 }
+IMPORTS = 'import jax.numpy as jnp; import braintools_optim as bo'
 EDITED = """\
 import braintools_optim as bo
 
@@ -78,7 +83,7 @@ def installation(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     project = folder / 'project'
     shutil.copytree(CHECKED, project)
     calls = [f'reveal_type(bo.{name}({ARGUMENTS.get(name, "")}))' for name in CLASSES]
-    (project / 'constructors.py').write_text('\n'.join(['import braintools_optim as bo', *calls]))
+    (project / 'constructors.py').write_text('\n'.join([IMPORTS, *calls]))
     (project / 'edited.py').write_text(EDITED)
     return Installation(python, package, project)
 

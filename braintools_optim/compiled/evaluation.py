@@ -52,6 +52,9 @@ def evaluation_weights(core: Core) -> list[jax.Array]:
             found |= core.rule.group_evaluation(own, state.groups[str(i)], hp)
             continue
         for key, w in own.items():
+            if key in settings.frozen and not slots_of(state.slots, key):  # frozen before the first update
+                found[key] = w
+                continue
             working = to_working(w)
             exact = (cast_floats(x, like=working) for x in (slots_of(state.slots, key), hp))
             found[key] = from_working(core.rule.evaluation(working, *exact), w.dtype)

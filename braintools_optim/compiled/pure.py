@@ -10,8 +10,8 @@ import jax
 from braintools_optim.core import Core
 from braintools_optim.options.hyperparameters import Hyperparameters
 from braintools_optim.options.hyperparameters import replace as with_values
-from braintools_optim.options.types import Options
-from braintools_optim.schedulers.base import LRScheduler
+from braintools_optim.options.types import Options, Tree
+from braintools_optim.settings import OptionValues
 from braintools_optim.step.policy import WeightPolicy
 from braintools_optim.step.rule import Extra
 from braintools_optim.step.state import OptimizerState, init_state
@@ -27,18 +27,28 @@ class PureStep:
     """The step of an optimizer with its present options and no States."""
 
     core: Core
-    shared: Hyperparameters
-    options: Hyperparameters
+    values: OptionValues
+    positions: Mapping[str, Tree]
+    """Where the schedules stand, rates set by hand and reductions included."""
     plain: Options
-    schedule: LRScheduler
 
     @classmethod
     def of(cls, core: Core) -> PureStep:
         """Return the step of an optimizer with the options that it has now."""
         settings = core.settings
-        values, positions = settings.options, settings.positions()
-        shared, options = (settings.part(values, positions, part) for part in ('shared', 'defaults'))
-        return cls(core, shared, options, settings.as_plain(options), settings.lr_scheduler)
+        return cls(core, settings.options, settings.positions(), settings.plain('defaults'))
+
+    def at(self, count: jax.Array) -> tuple[Hyperparameters, Hyperparameters]:
+        """Return the shared options and those of the weights, with all schedules at the epoch ``count``."""
+
+        def moved(position: Tree) -> Tree:
+            if 'manual' not in position:
+                return {name: moved(own) for name, own in position.items()}
+            return {**position, 'epoch': count} if 'epoch' in position else position
+
+        settings, positions = self.core.settings, moved(self.positions)
+        shared, hp = (settings.part(self.values, positions, part) for part in ('shared', 'defaults'))
+        return shared, with_values(hp, lr=settings.lr_scheduler.rate(positions['lr']))
 
     def init(self, weights: Leaves) -> OptimizerState:
         """Return the optimizer state before the first update."""
@@ -48,8 +58,9 @@ class PureStep:
         self, weights: Leaves, gradients: Leaves, state: OptimizerState, count: jax.Array, extra: Extra
     ) -> Outcome:
         """Return the changes of the weights and the new state, with the rate that the schedule has at ``count``."""
-        groups = [(list(weights), with_values(self.options, lr=self.schedule.lr_at(count)))]
-        return step(self.core.rule, self.policy(weights), Inputs(self.shared, groups, weights, gradients, state, extra))
+        shared, hp = self.at(count)
+        inputs = Inputs(shared, [(list(weights), hp)], weights, gradients, state, extra)
+        return step(self.core.rule, self.policy(weights), inputs)
 
     def policy(self, weights: Leaves) -> WeightPolicy:
         """Return the policy for these weights, under which a step returns their changes."""

@@ -92,11 +92,22 @@ class Updater:
         call: Call = DEFAULT_CALL,
         loss_scale: Scalar | None = None,
     ) -> None:
-        opt_state = self.core.registered('step')
+        self.core.registered('step')
         functions = {name: value for name, value in extra.items() if callable(value)} if extra else {}
         if functions and not (jax.config.jax_disable_jit or inside_transformation()):  # type: ignore[attr-defined]
             self.update_with_functions(grads, extra, functions, call, loss_scale)
             return
+        try:
+            finite = self.update_states(grads, extra, call, loss_scale)
+        except TypeError:
+            self.name_wrong_gradient(grads, call)
+            raise
+        if finite is not None:
+            self.raise_unless(finite, grads)
+
+    def update_states(self, grads: Tree, extra: Extra, call: Call, loss_scale: Scalar | None) -> jax.Array | None:
+        """Update the States, and return whether the gradients are finite if that is to raise."""
+        opt_state = self.core.registered('step')
         scaling = self.core.arguments.loss_scale if loss_scale is None else LOSS_SCALE.check('loss_scale', loss_scale)
         weights = self.core.weights.states
         written = [opt_state, *weights, self.core.step_count]
@@ -131,13 +142,7 @@ class Updater:
                 self.made.remember(own)
             return finite
 
-        try:
-            finite = receive(run, (state, own, grads, others, extra, call, scaling), finish, donated != ())
-        except TypeError:
-            self.name_wrong_gradient(grads, call)
-            raise
-        if finite is not None:
-            self.raise_unless(finite, grads)
+        return receive(run, (state, own, grads, others, extra, call, scaling), finish, donated != ())
 
     def donation(self, wanted: tuple[int, ...], arguments: tuple[Any, ...]) -> tuple[int, ...]:
         """Return which arguments to donate: none if the compiled function calls Python, where it may fail.

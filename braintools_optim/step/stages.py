@@ -179,7 +179,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(ascend, lambda leaf: leaf.hp.maximize),
     Stage(couple_decay, lambda leaf: leaf.context.decay == 'coupled'),
     CENTRALIZE,
-    Stage(amplify_low_frequencies, lambda leaf: leaf.hp.grokfast is not None, 'grokfast', grokfast_slot),
+    Stage(amplify_low_frequencies, lambda leaf: 'grokfast' in leaf.stage_slots, 'grokfast', grokfast_slot),
     DIRECTION,
     Stage(mask_disagreement, lambda leaf: leaf.hp.cautious),
     Stage(decouple_decay, lambda leaf: leaf.context.decay == 'decoupled'),

@@ -183,16 +183,21 @@ class Weights:
 
 def gradient_leaves(gradient: Tree, own: Layout) -> dict[str, ArrayOrQuantity]:
     """Return the leaves of the gradient of one State by name, without those that are None."""
-    # units are part of a Quantity's structure
-    plain: Structure = jax.tree.structure(own.state.value, is_leaf=is_quantity)
-    given: Structure = jax.tree.structure(gradient, is_leaf=lambda x: is_quantity(x) or x is None)
+
+    def is_leaf(x: object) -> bool:  # units are part of a Quantity's structure; None marks a missing gradient
+        return is_quantity(x) or x is None
+
+    values: list[ArrayOrQuantity] = jax.tree.leaves(own.state.value, is_leaf=is_leaf)
+    plain: Structure = jax.tree.structure(own.state.value, is_leaf=is_leaf)
+    given: Structure = jax.tree.structure(gradient, is_leaf=is_leaf)
     if given != plain:
         raise ValueError(
             f'The gradient of {", ".join(own.names)} has the structure {jax.tree.structure(gradient)}, '
             f'its weight {own.structure}.'
         )
-    leaves = jax.tree.leaves(gradient, is_leaf=lambda x: is_quantity(x) or x is None)
-    return {name: leaf for name, leaf in zip(own.names, leaves, strict=True) if leaf is not None}
+    pairs = zip(jax.tree.leaves(gradient, is_leaf=is_leaf), values, strict=True)
+    leaves = [g for g, value in pairs if value is not None]
+    return {name: g for name, g in zip(own.names, leaves, strict=True) if g is not None}
 
 
 def leaf_names(path: Path, value: Tree) -> list[str]:

@@ -100,7 +100,7 @@ def test_callback_that_raises_leaves_the_states_as_they_were() -> None:
     optimizer.update({'w': jnp.ones(2)})
     optimizer.update({'w': jnp.ones(2)})
     before = weights['w'].value, np.array(optimizer.opt_state.value['momentum_buffer']['w'])
-    with pytest.raises(Exception, match='too small'):
+    with pytest.raises(Exception, match='too small'):  # noqa: PT012
         optimizer.update({'w': jnp.ones(2)})
         jax.block_until_ready(weights['w'].value)
     np.testing.assert_array_equal(weights['w'].value, before[0])
