@@ -19,6 +19,7 @@ exclude_patterns = ['_build']
 html_theme = 'furo'
 html_title = 'braintools_optim'
 myst_enable_extensions = ['dollarmath', 'colon_fence']
+myst_heading_anchors = 3
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'none'
 napoleon_google_docstring = False
