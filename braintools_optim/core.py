@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from braintools_optim.compiled.access import inside_transformation
-from braintools_optim.compiled.buffers import unshared
+from braintools_optim.compiled.buffers import is_lost, unshared
 from braintools_optim.constraints import Projection, bound
 from braintools_optim.loss_scale import DynamicLossScale
 from braintools_optim.options.hyperparameters import Hyperparameters, values_of
@@ -159,6 +159,25 @@ class Core:
         state = init_state(self.rule, group, arrays, Hyperparameters(options), policy or self.policy, units, frozen)
         own: OptimizerState = unshared(state, arrays)  # an update donates its state, and must not donate a weight
         return own
+
+    def replace_lost_state(self) -> None:
+        """Start the optimizer state again if its buffers were lost, so that it can be loaded or reset."""
+        opt_state = self.registered('use')
+        if any(map(is_lost, jax.tree.leaves(opt_state.value))):
+            named = self.weights.named()
+            if lost := [key for key, w in named.items() if is_lost(brainunit.get_mantissa(w))]:
+                raise ValueError(
+                    f'The weights {", ".join(lost)} were deleted. Assign their States first.'
+                )
+            states = []
+            for i, group in enumerate(self.groups):
+                leaves = {key: named[key] for key in group.keys}
+                states.append(self.first_state(str(i), leaves, self.settings.plain(i), frozen=self.settings.frozen))
+            opt_state.value = functools.reduce(merge_states, states)
+        if is_lost(self.step_count.value):
+            self.step_count.value = jnp.zeros((), jnp.int32)
+        if self.metrics_state is not None and any(map(is_lost, jax.tree.leaves(self.metrics_state.value))):
+            self.metrics_state.value = first_metrics(len(self.groups))
 
     def check_options(self, options: Hyperparameters) -> None:
         """Raise if options do not go together. Traced options are unknown and pass."""

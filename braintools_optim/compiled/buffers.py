@@ -18,7 +18,7 @@ from jax.tree_util import tree_leaves
 
 from braintools_optim.options.types import Tree
 
-__all__ = ['DonationCache', 'block_for', 'compiler_options', 'unshared']
+__all__ = ['DonationCache', 'block_for', 'compiler_options', 'is_lost', 'unshared']
 
 T = TypeVar('T')
 
@@ -46,6 +46,11 @@ def buffers_of(leaf: Tree) -> list[int]:
         if leaf.is_deleted():
             raise
     return [buffer for shard in leaf.addressable_shards for buffer in buffers_of(shard.data)]
+
+
+def is_lost(leaf: object) -> bool:
+    """Return whether a leaf is an array whose buffer was donated."""
+    return isinstance(leaf, jax.Array) and leaf.is_deleted()
 
 
 def is_spread(leaf: object) -> bool:

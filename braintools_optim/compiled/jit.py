@@ -11,7 +11,7 @@ import brainstate
 import jax
 
 from braintools_optim.compiled.access import all_or_none, are_hooked, deferred, is_traced, may_access_directly, receive
-from braintools_optim.compiled.buffers import compiler_options
+from braintools_optim.compiled.buffers import compiler_options, is_lost
 from braintools_optim.compiled.plan import Arguments, Keywords, Plan, Wanted, form, plan_of
 from braintools_optim.options.types import Tree
 
@@ -227,8 +227,3 @@ class Donating:
         for function in self.functions.values():
             function.clear_cache()
         self.current.clear()
-
-
-def is_lost(leaf: object) -> bool:
-    """Return whether a leaf is an array whose buffer was donated."""
-    return isinstance(leaf, jax.Array) and leaf.is_deleted()

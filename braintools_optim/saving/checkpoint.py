@@ -90,6 +90,7 @@ def fitted_state(core: Core, state_dict: Mapping[str, Tree], rename: Mapping[str
     state = canonical(state_dict)
     check_format(state)
     check_form(state)
+    core.replace_lost_state()
     old_names = names_there(state['weights'], core.weights.keys, rename or {})
     state = with_names(state, {old: new for new, old in old_names.items()})
     others, problems = other_groups(core, state), differences(core, state)
@@ -318,6 +319,7 @@ def reset(core: Core, predicate: Predicate | None = None) -> None:
     """Clear the optimizer state of the weights that ``predicate`` chooses, or of all."""
     core.registered('reset')
     core.refuse_evaluating('A reset')
+    core.replace_lost_state()
     weights = core.weights.named()
     names = set(weights if predicate is None else selected(predicate, weights))
     if not names:

@@ -118,3 +118,38 @@ def test_warning_that_is_an_error_leaves_the_states_usable() -> None:
     assert np.isfinite(optimizer.opt_state.value['exp_avg']['w']).all()
     optimizer.update({'w': jnp.ones(2)})
     assert np.isfinite(w.value).all()
+
+
+@pytest.mark.parametrize('cls', [bo.Adam, bo.Prodigy, bo.LBFGS])
+@pytest.mark.parametrize('revive', ['load', 'reset'])
+def test_lost_buffers_are_replaced(cls: Any, revive: str) -> None:
+    weights = {name: brainstate.ParamState(jnp.ones(3)) for name in 'ab'}
+    optimizer = cls(0.1, metrics=True).register_trainable_weights(weights)
+    g = {name: jnp.ones(3) for name in 'ab'}
+    optimizer.update(g)
+    saved = optimizer.state_dict()
+    for state in (optimizer.opt_state, optimizer.step_count, optimizer.metrics_state):
+        for leaf in jax.tree.leaves(state.value):
+            leaf.delete()
+    if revive == 'load':
+        optimizer.load_state_dict(saved)
+        again = optimizer.state_dict()
+        jax.tree.map(np.testing.assert_array_equal, again['opt_state'], saved['opt_state'])
+    else:
+        optimizer.reset()
+        assert optimizer.step_count.value == 0
+    optimizer.update(g)
+    assert np.isfinite(weights['a'].value).all()
+
+
+def test_lost_weights_are_named() -> None:
+    w = brainstate.ParamState(jnp.ones(3))
+    optimizer = bo.Adam(0.1).register_trainable_weights({'w': w})
+    saved = optimizer.state_dict()
+    for leaf in (w.value, *jax.tree.leaves(optimizer.opt_state.value)):
+        leaf.delete()
+    with pytest.raises(ValueError, match=r'The weights w were deleted\. Assign their States first'):
+        optimizer.load_state_dict(saved)
+    w.value = jnp.ones(3)
+    optimizer.load_state_dict(saved)
+    optimizer.update({'w': jnp.ones(3)})
