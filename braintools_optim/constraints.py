@@ -76,8 +76,8 @@ def chained(constraints: tuple[Constraint, ...]) -> Constraint:
     """Return several constraints as one."""
 
     def project(w: Array, data: Tree) -> Array:
-        for constraint, own in zip(constraints, data, strict=True):
-            w = constraint.project(w, own)
+        for constraint, part in zip(constraints, data, strict=True):
+            w = constraint.project(w, part)
         return w
 
     return Constraint(project, lambda w, unit: tuple(constraint.begin(w, unit) for constraint in constraints))

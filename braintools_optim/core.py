@@ -1,4 +1,4 @@
-"""Core: what an optimizer consists of, handed to the modules that update, save and describe it."""
+"""Core: the parts of an optimizer, handed to the modules that update, save and describe an optimizer."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Core:
     # registration
 
     def add_groups(self, weights: Weights, groups: list[Group], overrides: list[Options]) -> None:
-        """Register further weights, those of ``groups`` with options that override; all or, after an error, none."""
+        """Register the weights of further groups, with the options that each overrides; an error registers none."""
         self.refuse_evaluating('Registering weights')
         if inside_transformation() and not self.made_inside:
             raise ValueError(
@@ -232,7 +232,7 @@ class Core:
 
 
 def are_equal(a: jax.Array, b: jax.Array) -> bool:
-    """Return whether two arrays are equal, True while that is unknown because they are traced."""
+    """Return whether two arrays are equal; True for traced arrays, whose values are unknown."""
     same = jnp.array_equal(a, b)
     return isinstance(same, Tracer) or bool(same)
 

@@ -36,9 +36,9 @@ class DynamicLossScale(BuiltNode):
     init_scale : float, default 2.0**16
         The first factor, > 0.
     growth_factor : float, default 2.0
-        What the factor is multiplied by when it grows, >= 1.
+        Number by which the factor is multiplied when it grows, >= 1.
     backoff_factor : float, default 0.5
-        What the factor is multiplied by after a skipped update, in (0, 1).
+        Number by which the factor is multiplied after a skipped update, in (0, 1).
     growth_interval : int, default 2000
         The number of updates in a row without overflow after which the factor grows, >= 1.
 
@@ -95,7 +95,7 @@ class DynamicLossScale(BuiltNode):
         super().__setattr__(name, value)
 
     def scale(self, loss: ArrayOrQuantity) -> ArrayOrQuantity:
-        """Return the loss times the factor, in float32 at least, which is to be differentiated."""
+        """Return the loss times the factor, in float32 at least. Differentiate this product."""
         return loss * self.state.value['scale']
 
     def after(self, state: dict[str, Array], finite: Array) -> dict[str, Array]:

@@ -68,7 +68,10 @@ class Recorded(Option[OptionValue]):
 
 
 class States:
-    """The States of an optimizer. They are no fields, which is why they stand in a class of their own."""
+    """The attributes of an optimizer that hold its parts and its States.
+
+    They are declared here because type checkers would take annotations in :class:`Optimizer` for options.
+    """
 
     settings: Settings
     _core: Core
@@ -82,7 +85,7 @@ class States:
 
 
 class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
-    r"""Base of all optimizers: everything but the rule.
+    r"""Base class of all optimizers, which does everything except the rule.
 
     An update clips the gradients by their global norm and then by value, adds ``weight_decay`` times the weight, asks
     the rule for a direction, and subtracts ``lr`` times the direction. With ``decoupled_weight_decay`` the decay is
@@ -90,7 +93,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
     :meth:`~Rule.init_slots` and :meth:`~Rule.direction`; it needs no constructor.
 
     All options are checked: a value of the wrong type raises ``TypeError``, a value out of range ``ValueError``. Every
-    option is an attribute; assigning it acts on the next update, in functions that are compiled already too. Numbers
+    option is an attribute; assigning it acts on the next update, also in functions that are already compiled. Numbers
     may be given as an LRScheduler or a function of the update count, which then drives them.
 
     Parameters
@@ -118,7 +121,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
     grokfast : float, optional
         Add this multiple of the gradient's moving average to the gradient, > 0 (Lee et al., 2024).
     grokfast_decay : float, default 0.98
-        Decay rate of that average, in [0, 1).
+        Decay rate of this moving average, in [0, 1).
     grad_clip_over : {'all', 'group', 'weight'}, default 'all'
         Whether ``grad_clip_norm`` bounds the norm of all gradients, of each group's gradients, or of each gradient.
     grad_clip_adaptive : float, optional
@@ -128,9 +131,9 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         How weights of different dimensions count in one norm: ``'own'`` takes the numbers in the unit of each weight,
         units take the numbers in these units. Without it, clipping such weights by one norm warns.
     on_nonfinite : {'ignore', 'skip', 'zero', 'raise'}, default 'ignore'
-        What an update does if gradients hold NaN or inf: nothing special; leave everything as it was and count the
-        update as skipped; take those entries as zero; leave everything as it was and raise ``FloatingPointError``
-        (inside a transformation, an error of the compiled function).
+        The treatment of NaN and inf in gradients. ``'ignore'`` updates as usual, ``'skip'`` leaves everything as it was
+        and counts the update as skipped, ``'zero'`` sets these entries to zero, and ``'raise'`` leaves everything as it
+        was and raises a ``FloatingPointError`` (inside a transformation, an error of the compiled function).
     max_consecutive_skips : int, default 20
         Warn after this number of skipped updates in a row, >= 1.
     loss_scale : float or DynamicLossScale, optional
@@ -163,7 +166,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
     author_names: ClassVar[Mapping[str, str]] = {}
     """Names that the authors of the algorithm, torch or others use for options, for the error about an unknown one."""
     replaces_gradient: ClassVar[bool] = False
-    """Whether an update computes another gradient than the given one, as :class:`SAM` does."""
+    """Whether an update replaces the given gradient by another one, as :class:`SAM` does."""
 
     lr: Rate = Rate(1e-3)
     _: KW_ONLY
@@ -191,8 +194,8 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
             cls = type(self)
             fields = fields_of(cls)
             options = self.resolve(bind(cls.__name__, signature_of(fields), args, kwargs, cls.author_names))
-            options |= {name: own.default for name, own in fields.items() if not (own.init or own.init_only)}
-            lr, fixed = options.pop('lr'), {name for name, own in fields.items() if own.kind.fixed}
+            options |= {name: field.default for name, field in fields.items() if not (field.init or field.init_only)}
+            lr, fixed = options.pop('lr'), {name for name, field in fields.items() if field.kind.fixed}
             for name in fixed:
                 self.__dict__[name] = fields[name].kind.check(name, options.pop(name))
             records = self.__dict__.pop('metrics')
@@ -213,7 +216,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
             self.settings = settings
 
     def resolve(self, options: Options) -> Options:
-        """Return the arguments of the constructor, defaults included, as this class wants them checked."""
+        """Return the arguments of the constructor, defaults included, in the form in which they are checked."""
         return options
 
     # weights and groups
@@ -323,10 +326,10 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
             The gradients under the registered keys, as ``brainstate.transform.grad`` returns them. The gradient of a
             weight with a unit has that unit, or the unit of the loss divided by it (``unit_aware=True``).
         loss_unit : brainunit.Unit, optional
-            The unit of the loss, if it has one and the gradients alone do not tell.
+            The unit of the loss. Required if the loss has a unit that the gradients alone do not determine.
         partial : bool, default False
-            Whether gradients may be missing or None: their weights, slots and counts stay. Gradients of what is not
-            registered are then ignored.
+            Whether gradients may be missing or None: their weights, slots and counts stay. Gradients of weights that
+            are not registered are then ignored.
         loss_scale : float, optional
             Factor by which the loss was multiplied. Default: the loss scale of the optimizer.
         value, value_fn : optional
@@ -353,7 +356,8 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
     def minimize(self, loss_fn: Callable[..., Tree], *args: Tree, has_aux: bool = False) -> Tree:
         """Compute the gradient of ``loss_fn(*args)`` for the weights, update them, and return the loss (and aux).
 
-        All this is one compiled function, kept for ``loss_fn``: pass the same function each time, not a new ``lambda``.
+        The whole step is one function, compiled once for ``loss_fn``: pass the same function each time, not a new
+        ``lambda``.
         Weights that the loss does not depend on have the gradient 0. The loss is multiplied by the loss scale, if there
         is one, and an optimizer that uses the loss is given it.
         """
@@ -380,7 +384,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         return self._updater.jit((type(self), loss_fn, has_aux), run)(*args)
 
     def extra_args(self, value: ArrayOrQuantity | None, value_fn: Callable[..., ArrayOrQuantity] | None) -> Extra:
-        """Return what the rule needs of the loss and its function, which may be None; raise if something is missing."""
+        """Return the arguments of the rule, given the loss and its function or None; raise if one is needed."""
         return {}
 
     def update_from_loss(self, grads: Tree, value: ArrayOrQuantity, value_fn: Callable[[], ArrayOrQuantity]) -> None:
@@ -428,8 +432,12 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         """Return a context in which the States hold the weights to evaluate, such as averages.
 
         Leaving the ``with`` block, also by an exception, puts back the very arrays that were there. Inside the block an
-        update, a registration, a checkpoint and another ``eval_weights`` raise. ``TypeError`` if the weights in
-        training are also those to evaluate.
+        update, a registration, a checkpoint and another ``eval_weights`` raise.
+
+        Raises
+        ------
+        TypeError
+            If the algorithm has no evaluation weights besides the weights in training.
         """
         return eval_weights(self._core, self._updater)
 
@@ -444,7 +452,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         return self.settings.read(name)
 
     def write_option(self, name: str, value: OptionValue) -> None:
-        """Assign an option, from the next update on."""
+        """Assign an option, with effect from the next update."""
         if fields_of(type(self))[name].kind.fixed:
             if '_is_built' in self.__dict__:
                 raise ValueError(f'{name} of {type(self).__name__} is fixed. Build another optimizer.')
@@ -473,14 +481,14 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         if name in self.__dict__ and name in inspect.signature(type(self)).parameters:
             raise ValueError(f'{name} of {type(self).__name__} is fixed. Build another optimizer.')
         if not (name.startswith('_') or name in self.__dict__ or hasattr(type(self), name)):
-            options = sorted(name for name, own in fields.items() if not (own.kind.fixed or own.init_only))
+            options = sorted(name for name, field in fields.items() if not (field.kind.fixed or field.init_only))
             close = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
             raise AttributeError(
                 f'Invalid {name}={value!r}. {type(self).__name__} has no such option. '
-                f'Must be among {close or options}; attributes of your own are set in the constructor.'
+                f'Must be among {close or options}. Only a constructor can add other attributes.'
             )
         if isinstance(old, (brainstate.State, Settings)) and not isinstance(value, type(old)):
-            raise TypeError(f'Invalid {name}={value!r}. Must be {type(old).__name__}, of which only the value changes.')
+            raise TypeError(f'Invalid {name}={value!r}. Must be {type(old).__name__}. Only its value can change.')
 
     def __deepcopy__(self, memo: object = None) -> Self:
         raise TypeError(COPY)
@@ -500,11 +508,11 @@ def shown_signature(cls: type[Optimizer]) -> inspect.Signature:
     fields = list(signature_of(fields_of(cls)).parameters.values())
     fields.sort(key=lambda p: p.kind is p.KEYWORD_ONLY and p.name in shared)
     if cls.__init__ is not Optimizer.__init__:
-        own = list(inspect.signature(cls.__init__).parameters.values())[1:]
-        takes_shared = bool(own) and own[-1].kind is inspect.Parameter.VAR_KEYWORD
+        declared = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        takes_shared = bool(declared) and declared[-1].kind is inspect.Parameter.VAR_KEYWORD
         more = [p for p in fields if p.kind is p.KEYWORD_ONLY and p.name in shared] if takes_shared else []
-        taken = {p.name for p in own}
-        fields = [*own[: -1 if takes_shared else None], *(p for p in more if p.name not in taken)]
+        taken = {p.name for p in declared}
+        fields = [*declared[: -1 if takes_shared else None], *(p for p in more if p.name not in taken)]
     return inspect.Signature(fields)
 
 

@@ -59,7 +59,7 @@ class GroupRate:
 
     @property
     def value(self) -> Scalar:
-        """The rate."""
+        """The rate that the next update applies to the group."""
         return self._settings.lr_of(self._index)
 
     @value.setter

@@ -37,7 +37,7 @@ Check = Callable[[Hyperparameters, Hyperparameters], None]  # of the options bef
 
 
 class OptimState(brainstate.LongTermState):
-    """A State that an optimizer has: its slots, its counter, its options."""
+    """A State of an optimizer, such as the optimizer state, the update count or the options."""
 
 
 @functools.partial(
@@ -58,7 +58,7 @@ class OptionValues:
     frozen: frozenset[str] = frozenset()
     """The names of the parameters that are not updated."""
     schedule_changes: int = 0
-    """How often the schedules were replaced: a compiled function must not go on with a former one."""
+    """How often the schedules were replaced: a compiled function must not keep using a replaced schedule."""
 
 
 @functools.cache
@@ -97,7 +97,7 @@ class Settings(Node):
     # forms of options
 
     def split(self, options: Options) -> tuple[Options, dict[str, LRScheduler]]:
-        """Return checked options, and the schedules among them, in whose places stand their base rates."""
+        """Return checked options, in which the base rates of schedules replace the schedules, and the schedules."""
         kinds, checked, schedules = kinds_of(self.owner), {}, {}
         for name, value in options.items():
             if callable(value) and kinds[name].schedulable:
@@ -145,7 +145,7 @@ class Settings(Node):
         return {'lr': lr, 'options': options}
 
     def part(self, values: OptionValues, positions: Positions, part: str | int) -> Hyperparameters:
-        """Return the options of a part, or of a group by its number, as schedules drive them. A pure function."""
+        """Return the options of a part, or of a group by its number, as schedules drive them; read no State."""
         group = part if isinstance(part, int) else None
         hp: Hyperparameters = getattr(values, str(part)) if group is None else values.groups[group]
         kinds, driven = kinds_of(self.owner), {}
@@ -174,7 +174,7 @@ class Settings(Node):
     # changes
 
     def added(self, groups: Sequence[Options]) -> tuple[list[Options], Callable[[], None]]:
-        """Return the options of further groups that override these, and a function that adds the groups."""
+        """Return all options of further groups, given those that they override, and a function that adds the groups."""
         values, schedules = self.options, dict(self.schedules)
         every, overridden = [], []
         for index, overrides in enumerate(groups, len(self.overridden)):
@@ -194,7 +194,7 @@ class Settings(Node):
         return every, add
 
     def set(self, name: str, value: OptionValue, group: int | None, check: Check) -> None:
-        """Change an option, of one group or of all that do not override it, from the next update on."""
+        """Change an option of one group, or of all groups that do not override it, from the next update on."""
         values, over_all = self.options, name in shared_names(self.owner)
         if name not in values_of(values.shared if over_all else values.defaults) or (over_all and group is not None):
             raise MissingKeyError(f'{name!r} is no option. Must be among {sorted(values_of(values.defaults))}.')
@@ -216,7 +216,7 @@ class Settings(Node):
         groups = [changed(hp) if c else hp for c, hp in zip(chosen, values.groups, strict=True)]
         where = ('shared' if over_all else 'defaults') if group is None else str(group)
         others = {n: s for n, s in self.schedules.get(where, {}).items() if n != name}
-        # a compiled function would go on with the schedule that drives this option by default
+        # a compiled function would keep using the schedule that drives this option by default
         renewed = group is not None and name in self.schedules.get('defaults', {})
         if group is not None:
             self.overridden = [x | {name} if i == group else x for i, x in enumerate(self.overridden)]
@@ -284,7 +284,7 @@ class Settings(Node):
         self.lr_scheduler.set_rate(quotient(RATE.check('lr', value), scale, refusal))
 
     def set_lr_of(self, group: int, value: Scalar, check: Check) -> None:
-        """Set the rate that a group applies; if it is the only group, that of the schedule."""
+        """Set the rate that a group applies; for a single group, set the rate of the schedule."""
         if len(self.overridden) == 1:
             self.set_lr(value)
             return
@@ -295,7 +295,7 @@ class Settings(Node):
 
 
 def refuse_own_rate(scheduler: LRScheduler) -> None:
-    """Raise if a schedule cannot drive a group from a rate that the group has itself."""
+    """Raise if a schedule cannot drive a group that has a separate learning rate."""
     if not scheduler.uses_base_lr:
         raise ValueError(
             f'A group cannot have an lr of its own under {type(scheduler).__name__}: '

@@ -64,7 +64,7 @@ class OptaxSchedule(LRScheduler):
         raise TypeError('An OptaxSchedule follows the update count of its optimizer and cannot be stepped.')
 
     def follow(self, step_count: LongTermState) -> None:
-        """Read the epoch from the update count of an optimizer from now on; raise if there is such an optimizer."""
+        """Read the epoch from the update count of an optimizer from now on; raise if it already follows one."""
         if self.attached:
             raise ValueError('An OptaxSchedule can follow only one optimizer. Build another one for this optimizer.')
         self.__dict__.update(attached=True, last_epoch=step_count)

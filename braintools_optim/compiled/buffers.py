@@ -27,12 +27,12 @@ def unshared(donated: T, others: Tree) -> T:
     """Return the donated arrays with copies of those whose buffer occurs twice or among ``others``."""
     taken = {buffer for leaf in jax.tree.leaves(others) for buffer in buffers_of(leaf)}
     leaves, structure = jax.tree.flatten(donated)
-    own = []
+    copies = []
     for leaf in leaves:
         buffers = buffers_of(leaf)
-        own.append(leaf.copy() if not taken.isdisjoint(buffers) and isinstance(leaf, jax.Array) else leaf)
+        copies.append(leaf.copy() if not taken.isdisjoint(buffers) and isinstance(leaf, jax.Array) else leaf)
         taken.update(buffers)
-    copied: T = donated if all(map(operator.is_, own, leaves)) else jax.tree.unflatten(structure, own)
+    copied: T = donated if all(map(operator.is_, copies, leaves)) else jax.tree.unflatten(structure, copies)
     return copied
 
 
@@ -80,11 +80,11 @@ class DonationCache:
         """Return the donated arrays, copied where another argument shares their buffer."""
         if self.is_unaliased(donated, others):
             return donated
-        own = unshared(donated, others)
-        clean = own is donated and list(map(id, donated)) == self.values
+        copied = unshared(donated, others)
+        clean = copied is donated and list(map(id, donated)) == self.values
         # where jax refuses a donated buffer on several devices, the process ends
         self.trusted = clean and not any(map(is_spread, tree_leaves(donated)))
-        return own
+        return copied
 
     def remember(self, values: list[Tree]) -> None:
         """Remember the outputs of a call."""

@@ -1,4 +1,4 @@
-"""Evaluation weights: the weights that some optimizers want evaluated, held by the States inside a ``with`` block."""
+"""Evaluation weights, such as averages, which the States hold inside ``with optimizer.eval_weights()``."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def evaluation_weights(core: Core) -> list[jax.Array]:
     found: dict[str, jax.Array] = {}
     for i, group in enumerate(core.groups):
         hp = settings.part(options, positions, i)
-        own = {key: master_or_cast(weights[key], slots_of(state.stage_slots, key)) for key in group.keys}
+        group_weights = {key: master_or_cast(weights[key], slots_of(state.stage_slots, key)) for key in group.keys}
         if isinstance(core.rule, GroupRule):
-            found |= core.rule.group_evaluation(own, state.groups[str(i)], hp)
+            found |= core.rule.group_evaluation(group_weights, state.groups[str(i)], hp)
             continue
-        for key, w in own.items():
+        for key, w in group_weights.items():
             if key in settings.frozen and not slots_of(state.slots, key):  # frozen before the first update
                 found[key] = w
                 continue

@@ -30,7 +30,7 @@ Form = tuple[Structure, list[tuple[tuple[int, ...], np.dtype]]]
 
 @dataclass(eq=False)
 class Plan:
-    """What one trace does with States."""
+    """The States that one trace reads and writes, and the buffers that it donates."""
 
     states: tuple[brainstate.State, ...]
     forms: list[Form]
@@ -50,7 +50,7 @@ class Plan:
         self.reused = list(compress(self.donated, self.written))  # which of the written values are donated next
 
     def values_if_unaliased(self, args: Arguments, kwargs: Keywords) -> tuple[list[Tree], list[Tree]] | None:
-        """Return the donated values and the others, None if buffers must be compared or States not read directly."""
+        """Return the donated values and the others, None if buffers must be compared or direct access is wrong."""
         if not (self.made.trusted and may_access_directly(self.states, are_plain=True)):
             return None
         donated, kept = read(self.given, direct=True), read(self.kept, direct=True)
@@ -82,23 +82,23 @@ def plan_of(trace: brainstate.StateTraceStack, jaxpr: ClosedJaxpr, new_values: S
     forms = list(map(form, trace.original_state_values))
     entries = zip(states, written, forms, map(form, new_values), strict=True)
     donated = tuple(write and not may_fail and old == new and wanted(s) for s, write, old, new in entries)
-    block = block_for([size(v.aval) for own in inner for equation in own.eqns for v in equation.outvars])
-    return Plan(states, forms, written, donated, block, [constant for own in inner for constant in own.consts])
+    block = block_for([size(v.aval) for part in inner for equation in part.eqns for v in equation.outvars])
+    return Plan(states, forms, written, donated, block, [constant for part in inner for constant in part.consts])
 
 
 def calls_python(jaxprs: Sequence[ClosedJaxpr]) -> bool:
     """Return whether a compiled function calls back into Python, where it may fail after its arguments were donated."""
-    return any('callback' in equation.primitive.name for own in jaxprs for equation in own.eqns)
+    return any('callback' in equation.primitive.name for part in jaxprs for equation in part.eqns)
 
 
 def jaxprs_of(jaxpr: ClosedJaxpr) -> list[ClosedJaxpr]:
     """Return a jaxpr and all jaxprs inside it, each once."""
     found, waiting = {}, [jaxpr]
     while waiting:
-        own = waiting.pop()
-        if id(own.jaxpr) not in found:
-            found[id(own.jaxpr)] = own
-            parts = jax.tree.leaves([list(equation.params.values()) for equation in own.eqns])
+        present = waiting.pop()
+        if id(present.jaxpr) not in found:
+            found[id(present.jaxpr)] = present
+            parts = jax.tree.leaves([list(equation.params.values()) for equation in present.eqns])
             waiting += [part for part in parts if isinstance(part, ClosedJaxpr)]
             waiting += [ClosedJaxpr(part, ()) for part in parts if isinstance(part, Jaxpr)]
     return list(found.values())

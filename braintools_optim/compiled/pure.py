@@ -29,7 +29,7 @@ class PureStep:
     core: Core
     values: OptionValues
     positions: Mapping[str, Tree]
-    """Where the schedules stand, rates set by hand and reductions included."""
+    """The positions of the schedules, rates set by hand and reductions included."""
     plain: Options
 
     @classmethod
@@ -43,7 +43,7 @@ class PureStep:
 
         def moved(position: Tree) -> Tree:
             if 'manual' not in position:
-                return {name: moved(own) for name, own in position.items()}
+                return {name: moved(part) for name, part in position.items()}
             return {**position, 'epoch': count} if 'epoch' in position else position
 
         settings, positions = self.core.settings, moved(self.positions)

@@ -44,7 +44,7 @@ SMALL = 2**16
 
 
 class Call(NamedTuple):
-    """What an update is given besides the gradients. The fields are static for a compiled function."""
+    """The arguments of an update that are fixed when a step is compiled."""
 
     loss_unit: brainunit.Unit | None = None
     partial: bool = False
@@ -55,13 +55,13 @@ class Call(NamedTuple):
 DEFAULT_CALL = Call()
 UNKNOWN: tuple[int, ...] = (-1,)
 Written = tuple[OptimizerState, list[Tree], list[Tree], jax.Array | None]
-"""The new values of the States, and whether the gradients are finite if the update is to raise otherwise."""
+"""The new values of the States, and whether the gradients are finite, None if the update never raises."""
 P = ParamSpec('P')
 R = TypeVar('R')
 
 
 class Updater:
-    """Updates the States of one optimizer."""
+    """The updates of the States of one optimizer, and the compiled functions that make them."""
 
     def __init__(self, core: Core):
         self.core = core
@@ -106,7 +106,7 @@ class Updater:
             self.raise_unless(finite, grads)
 
     def update_states(self, grads: Tree, extra: Extra, call: Call, loss_scale: Scalar | None) -> jax.Array | None:
-        """Update the States, and return whether the gradients are finite if that is to raise."""
+        """Update the States; return whether the gradients are finite, None if the update never raises."""
         opt_state = self.core.registered('step')
         scaling = self.core.arguments.loss_scale if loss_scale is None else LOSS_SCALE.check('loss_scale', loss_scale)
         weights = self.core.weights.states
@@ -121,7 +121,7 @@ class Updater:
         states = [*written, self.core.settings.values, *self.core.settings.sources()]
         direct = may_access_directly(states)
         state, *values = read(states, direct)
-        own, others = values[: len(weights)], values[len(weights) :]
+        weight_values, others = values[: len(weights)], values[len(weights) :]
         donated: tuple[int, ...] = ()
         run: Callable[..., Any] = self.pure_update
         if direct or not is_traced():
@@ -130,19 +130,19 @@ class Updater:
             layout = others[len(written) - 1 - len(weights)].layout
             donated = self.donations.get((wanted, layout), UNKNOWN)
             if donated is UNKNOWN:
-                arguments = state, own, grads, others, extra, call, scaling
+                arguments = state, weight_values, grads, others, extra, call, scaling
                 donated = self.donations[wanted, layout] = self.donation(wanted, arguments)
             run = self.compiled[donated]
-            own = self.made.unaliased(own, grads) if donated == (0, 1) else own
+            weight_values = self.made.unaliased(weight_values, grads) if donated == (0, 1) else weight_values
 
         def finish(returned: Written) -> jax.Array | None:
-            state, own, others, finite = returned
-            write(written, [state, *own, *others], direct)
+            state, weight_values, others, finite = returned
+            write(written, [state, *weight_values, *others], direct)
             if donated == (0, 1):
-                self.made.remember(own)
+                self.made.remember(weight_values)
             return finite
 
-        return receive(run, (state, own, grads, others, extra, call, scaling), finish, donated != ())
+        return receive(run, (state, weight_values, grads, others, extra, call, scaling), finish, donated != ())
 
     def donation(self, wanted: tuple[int, ...], arguments: tuple[Any, ...]) -> tuple[int, ...]:
         """Return which arguments to donate: none if the compiled function calls Python, where it may fail.
@@ -208,9 +208,9 @@ class Updater:
         call: Call,
         scaling: jax.Array | None,
     ) -> dict[Structure, list[jax.Array]]:
-        """Return the new values of the written States, and whether the gradients are finite if that is to raise.
+        """Return the new values of the written States, and whether the gradients are finite, None if it never raises.
 
-        ``others`` are the values of the States besides optimizer state and weights; those that are written come first.
+        ``others`` are the values of all States except the optimizer state and the weights, with written States first.
         """
         refuse_evaluating(state, 'An update')
         core, settings = self.core, self.core.settings

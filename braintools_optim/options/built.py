@@ -1,4 +1,4 @@
-"""BuiltNode: a brainstate Node that knows whether its constructors have returned; refusals of unknown attributes."""
+"""BuiltNode: a brainstate Node that records that its constructors have returned, to refuse unknown attributes."""
 
 from __future__ import annotations
 

@@ -42,9 +42,9 @@ __all__ = [
 
 T = TypeVar('T')
 OVER_ALL = 'over all groups'
-"""Marks, in an annotation, an option that concerns all groups together and that no group can have."""
+"""The mark, in an annotation, of an option that concerns all groups together and that no group can have."""
 LAST = 'last positional argument'
-"""Marks, in an annotation, a keyword that may also be given by position, after all other positional arguments."""
+"""The mark, in an annotation, of a keyword that may also be given by position, after all positional arguments."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ class Field:
 
 @dataclass(frozen=True)
 class Default:
-    """What :func:`option` returns: a default with further properties of the field."""
+    """The result of :func:`option`: a default with further properties of the field."""
 
     value: OptionValue
     init: bool
 
 
 def option(default: T, *, init: Literal[False] = False) -> T:
-    """Declare an option that is no argument of the constructor: ``nesterov: bool = option(False)``.
+    """Declare an option that is not an argument of the constructor: ``nesterov: bool = option(False)``.
 
     The option is an attribute all the same, which may be assigned and which a group may have.
     """
@@ -132,14 +132,14 @@ class Options:
 def fields_of(cls: type) -> dict[str, Field]:
     """Return all fields of a class by name, in the order of its arguments.
 
-    A field that a subclass declares again keeps its place, as in a dataclass, unless it was no argument before.
+    A field that a subclass declares again keeps its place, as in a dataclass, unless it was not an argument before.
     """
     fields: dict[str, Field] = {}
     for base in reversed(cls.__mro__):
-        for name, own in DECLARED.get(base, {}).items():
+        for name, field in DECLARED.get(base, {}).items():
             if name in fields and not fields[name].init:
                 del fields[name]
-            fields[name] = own
+            fields[name] = field
     return fields
 
 
@@ -161,11 +161,11 @@ def declare_fields(cls: type) -> dict[str, Field]:
         is_taken = any(name in vars(base) or name in inspect.get_annotations(base) for base in bases)
         if is_taken and not any(name in DECLARED.get(base, {}) for base in bases):
             raise TypeError(f'Invalid option {name} of {cls.__name__}. Must not be the name of an attribute or method.')
-        found[name] = own = field_of(cls, name, hint, vars(cls)[name], keyword_only)
-        if own.init_only:
+        found[name] = field = field_of(cls, name, hint, vars(cls)[name], keyword_only)
+        if field.init_only:
             delattr(cls, name)
         elif not isinstance(vars(cls)[name], Option):
-            attribute: Option[OptionValue] = Option(own.default)
+            attribute: Option[OptionValue] = Option(field.default)
             attribute.__set_name__(cls, name)
             setattr(cls, name, attribute)
     return found
@@ -229,10 +229,10 @@ def signature_of(fields: Mapping[str, Field]) -> inspect.Signature:
     keywords = [field for field in taken if field.keyword_only and not field.last]
     return inspect.Signature(
         [
-            inspect.Parameter(own.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=own.default)
-            for own in positional
+            inspect.Parameter(field.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=field.default)
+            for field in positional
         ]
-        + [inspect.Parameter(own.name, inspect.Parameter.KEYWORD_ONLY, default=own.default) for own in keywords]
+        + [inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default) for field in keywords]
     )
 
 

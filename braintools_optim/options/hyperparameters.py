@@ -71,7 +71,7 @@ def is_flag(value: object) -> bool:
 
 
 class Hyperparameters:
-    """What a rule reads: ``hp.lr``, ``hp.betas``, ``hp.step``, ``hp.amsgrad`` and so on.
+    """The options as a rule reads them: ``hp.lr``, ``hp.betas``, ``hp.step``, ``hp.amsgrad`` and so on.
 
     Numbers are arrays (decay rates are :class:`Decay`), flags are Python values. Attributes shadow the methods here,
     so that an option may have any name; other modules use the functions :func:`values_of` and :func:`replace`.
@@ -81,10 +81,10 @@ class Hyperparameters:
 
     def __init__(self, values: Mapping[str, OptionValue]):
         self.__dict__.update(values)
-        self._flat: tuple[tuple[OptionValue, ...], Aux] | None = None  # flattened often, and never changed
+        self._flat: tuple[tuple[OptionValue, ...], Aux] | None = None  # flattened often, never changed
 
     def __getattr__(self, name: str) -> OptionValue:  # called only for names that are not hyperparameters
-        raise AttributeError(f'{name!r} is no hyperparameter; there are {sorted(self.__dict__)}.')
+        raise AttributeError(f'{name!r} is not a hyperparameter. Must be among {sorted(self.__dict__)}.')
 
     def __repr__(self) -> str:
         return f'Hyperparameters({", ".join(f"{name}={value}" for name, value in self.__dict__.items())})'

@@ -94,7 +94,7 @@ NO_NUMBERS = (bool, np.bool_, str, brainunit.Quantity, Mapping)
 
 
 class Kind(ABC):
-    """What an option may be. A kind stands in the annotation of a class field: ``eps: Annotated[float, kind]``."""
+    """The values that an option may have. A field is annotated with a kind: ``eps: Annotated[float, kind]``."""
 
     schedulable = False
     """Whether a schedule may drive the option."""
@@ -222,7 +222,7 @@ class Argument(Kind):
 
 
 def is_on(value: OptionValue) -> bool:
-    """Return whether a number asks for the slot that belongs to it: it is above 0, or unknown while tracing."""
+    """Return whether the slot of a number is needed: True if the number is above 0, or unknown while tracing."""
     return isinstance(value, Tracer) or value > 0
 
 
@@ -237,7 +237,7 @@ def as_number(value: ArrayLike) -> OptionValue:
 
 
 def as_array(number: ArrayLike) -> Tree:
-    """Return a number in the default dtype of floats, as a NumPy array unless it is one of jax's already."""
+    """Return a number in the default dtype of floats, as a NumPy array unless it is already a jax array."""
     dtype = jnp.result_type(float)
     return jnp.asarray(number, dtype) if isinstance(number, jax.Array) else np.asarray(number, dtype)
 

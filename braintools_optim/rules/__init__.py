@@ -1,4 +1,4 @@
-"""The algorithms, a file a family."""
+"""The optimizers, one file for each family of algorithms."""
 
 from braintools_optim.rules.adafactor import Adafactor
 from braintools_optim.rules.adam import Adam, AdamW, RAdam

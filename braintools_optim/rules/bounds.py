@@ -1,4 +1,4 @@
-"""The base of optimizers that search within bounds and know nothing of the gradients of States."""
+"""The base of optimizers that search within bounds and do not use gradients of States."""
 
 from __future__ import annotations
 

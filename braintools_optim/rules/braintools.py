@@ -78,6 +78,6 @@ def original_module() -> ModuleType:
 
 
 def put(module: ModuleType) -> None:
-    """Make ``module`` what an import of braintools.optim gives."""
+    """Make an import of braintools.optim give ``module``."""
     sys.modules[NAME] = module
     sys.modules['braintools'].optim = module  # type: ignore[attr-defined]

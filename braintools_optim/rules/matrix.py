@@ -190,7 +190,7 @@ class Muon(Moments):
                 parts.append((hidden, options))
             if others:
                 parts.append((others, adamw | options))
-        by_muon = [key for keys, own in parts if own.get('algorithm', self.algorithm) == 'muon' for key in keys]
+        by_muon = [key for keys, options in parts if options.get('algorithm', self.algorithm) == 'muon' for key in keys]
         if wrong := [key for key in by_muon if not is_matrix(named[key])]:
             raise ValueError(f'Muon updates real matrices only. Give {", ".join(wrong)} to AdamW.')
         states = [Group(keys, {key: weights.state_of(key) for key in keys}) for keys, _ in parts]

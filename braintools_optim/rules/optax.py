@@ -38,7 +38,7 @@ class OptaxDirection(GroupRule):
 
 
 class OptaxRule(OptaxDirection, Optimizer):
-    """An optimizer with such a rule, whose constructor sets ``tx``."""
+    """Base of optimizers whose direction comes from an optax transformation, which the constructor sets as ``tx``."""
 
     def resolve(self, options: Options) -> Options:
         if options['state_dtype'] is not None:
@@ -65,17 +65,17 @@ class OptaxRule(OptaxDirection, Optimizer):
 
 
 class OptaxOptimizer(OptaxRule):
-    r"""Any optax transformation. What the transformation returns is added to the weights.
+    r"""Any optax transformation as an optimizer, which adds the updates of the transformation to the weights.
 
     .. math:: w \leftarrow w + \eta \, u(g), \qquad u = \mathrm{tx.update}
 
     Parameters
     ----------
     tx : optax.GradientTransformation, optional
-        A complete optax optimizer, such as ``optax.adam(1e-3)``, which contains its own ``-lr``. The transformation
+        A complete optax optimizer, such as ``optax.adam(1e-3)``, which already contains ``-lr``. The transformation
         gets the gradients after clipping and coupled decay. Default: Adam.
     lr : float, LRScheduler or callable, optional
-        With ``tx`` a factor on what ``tx`` returns, default 1. Without ``tx`` Adam's learning rate, default 1e-3.
+        With ``tx`` a factor on the updates of ``tx``, default 1. Without ``tx`` Adam's learning rate, default 1e-3.
     weight_decay : float, default 0.0
         Strength of the L2 penalty, >= 0.
 

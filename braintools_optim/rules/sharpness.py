@@ -23,7 +23,7 @@ from braintools_optim.weights.precision import compute_dtype
 
 __all__ = ['SAM']
 
-OWN = {'base_optimizer', 'perturbation', 'rho', 'adaptive'}
+SAM_ATTRIBUTES = {'base_optimizer', 'perturbation', 'rho', 'adaptive'}
 RHO = Number(AT_LEAST_ZERO)
 
 
@@ -113,7 +113,7 @@ class SAM(Optimizer):
         return getattr(self.base_optimizer, name)
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name in OWN:
+        if name in SAM_ATTRIBUTES:
             object.__setattr__(self, name, value)
         else:
             setattr(self.base_optimizer, name, value)
@@ -188,7 +188,7 @@ class SAM(Optimizer):
     def load_state_dict(
         self, state_dict: Mapping[str, Tree], strict: bool = True, rename: Mapping[str, str] | None = None
     ) -> list[str]:
-        """Go on from where :meth:`state_dict` was called; see :meth:`Optimizer.load_state_dict`."""
+        """Restore the state that :meth:`state_dict` returned; see :meth:`Optimizer.load_state_dict`."""
         base = state_dict.get('base_optimizer') if isinstance(state_dict, Mapping) else None
         if base is None or not {'rho', 'adaptive'} <= state_dict.keys():
             raise ValueError(

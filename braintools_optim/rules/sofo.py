@@ -181,7 +181,7 @@ class SOFO(ForwardMode):
     def predict(self, *inputs: Tree) -> Array:
         return self.model(*inputs)
 
-    def step(self, inputs: Tree, targets: Tree) -> Array:  # type: ignore[override]  # computes its own direction
+    def step(self, inputs: Tree, targets: Tree) -> Array:  # type: ignore[override]  # computes the direction itself
         """Update the weights and return the loss before the update."""
         return self.step_along_tangents((inputs,), targets)
 

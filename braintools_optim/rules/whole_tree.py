@@ -213,7 +213,7 @@ class LBFGS(OptaxRule):
 
 
 class Iteration(NamedTuple):
-    """Where an update of :class:`LBFGS` stands between two iterations."""
+    """The position of an update of :class:`LBFGS` between two iterations."""
 
     iterations: Array
     evaluations: Array
@@ -225,7 +225,7 @@ class Iteration(NamedTuple):
 
 
 def with_names_of_torch(options: Options) -> Options:
-    """Return the options of :class:`LBFGS` with those that are given under torch's names under ours."""
+    """Return the options of :class:`LBFGS`, with options that are given under torch's names under ours."""
     for theirs, ours, default in (('history_size', 'memory_size', 10), ('line_search_fn', 'linesearch', None)):
         value = options.pop(theirs)
         if theirs == 'line_search_fn' and value not in ('strong_wolfe', None):
@@ -264,8 +264,8 @@ class Lookahead(OptaxRule):
     Parameters
     ----------
     base_optimizer : optax.GradientTransformation or Optimizer
-        The optimizer that makes the steps :math:`u`, with its own learning rate. An Optimizer acts with the options
-        that it has now, and its schedule follows the update count.
+        The optimizer that makes the steps :math:`u`, with a learning rate apart from ``lr``. An Optimizer acts with the
+        options that it has now, and its schedule follows the update count.
     sync_period : int, default 5
         The number of steps :math:`k` between two returns, >= 1.
     alpha : float, default 0.5

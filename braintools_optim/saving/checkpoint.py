@@ -60,7 +60,7 @@ def state_dict(core: Core) -> dict[str, Tree]:
 def load_state_dict(
     core: Core, state_dict: Mapping[str, Tree], strict: bool = True, rename: Mapping[str, str] | None = None
 ) -> list[str]:
-    """Load a :func:`state_dict`, and return what does not fit; with ``strict``, raise if anything does not fit."""
+    """Load a :func:`state_dict` and return descriptions of misfits; with ``strict``, raise if there are any."""
     fitted = fitted_state(core, state_dict, rename)
     if fitted.problems and strict:
         raise ValueError(f'{UNFIT} {"; ".join(fitted.problems)}')
@@ -73,14 +73,14 @@ def load_state_dict(
 
 
 class FittedState(NamedTuple):
-    """What a state_dict sets in an optimizer."""
+    """The values that a state_dict gives to an optimizer."""
 
     values: dict[str, Tree]
     """The values of all States, by name."""
     overridden: list[set[str]]
     """The names of the options that each group overrides."""
     problems: list[str]
-    """What does not fit, and stays as it is."""
+    """Descriptions of the parts that do not fit and stay as they are."""
 
 
 def fitted_state(core: Core, state_dict: Mapping[str, Tree], rename: Mapping[str, str] | None = None) -> FittedState:
@@ -105,7 +105,7 @@ def fitted_state(core: Core, state_dict: Mapping[str, Tree], rename: Mapping[str
 def values_from(
     core: Core, state: Mapping[str, Tree], old_names: Mapping[str, str], others: tuple[str, ...], problems: list[str]
 ) -> dict[str, Tree]:
-    """Return the values of all States, by name; what does not fit is added to ``problems`` and stays as it is here."""
+    """Return the values of all States, by name; misfits are added to ``problems`` and stay as they are here."""
     ours, theirs = weights(core), state['weights']
     names = {n: old for n, old in old_names.items() if n in ours and ours[n]['unit'] == theirs[n]['unit']}
     reshaped = {n for n in names if theirs[n].get('shape', ours[n]['shape']) != ours[n]['shape']}
@@ -146,7 +146,7 @@ def described(core: Core, group: int) -> dict[str, Tree]:
 
 
 def weights(core: Core) -> dict[str, Treatment]:
-    """Return the unit of each weight, in which its slots are, and how the weight is treated."""
+    """Return the unit and shape of each weight, which its slots depend on, and how the weight is treated."""
     frozen, policy = core.settings.frozen, core.policy
     return {
         name: {
@@ -187,7 +187,7 @@ def with_names(state: Mapping[str, Tree], new_names: Mapping[str, str]) -> dict[
 
 
 def differences(core: Core, state: Mapping[str, Tree]) -> list[str]:
-    """Describe the differences that no array shows: of the algorithm, fixed arguments, groups, units and flags."""
+    """Describe the differences that no array shows: in algorithm, fixed arguments, groups, units and flags."""
     ours = [described(core, i) for i in range(len(core.groups))]
     theirs, schedule = state['param_groups'], core.settings.lr_scheduler
     pairs: list[Difference] = [
@@ -197,7 +197,7 @@ def differences(core: Core, state: Mapping[str, Tree]) -> list[str]:
         ('param_groups', len(theirs), len(ours)),
     ]
     arguments = differing('', state.get('arguments', {}), plain(fixed_arguments(core)))
-    pairs += [found for found in arguments if found[0] != 'schedule']  # the class of which is compared above
+    pairs += [found for found in arguments if found[0] != 'schedule']  # the class of the schedule is compared above
     owner = core.settings.owner if state['optimizer'] == core.name else StageOptions
     defaults = {name: own.default for name, own in fields_of(owner).items()}
     for i, (there, here) in enumerate(zip(theirs, ours, strict=False)):

@@ -1,4 +1,4 @@
-"""Descriptions of schedules and fixed arguments: what a checkpoint depends on and no array shows."""
+"""Descriptions of schedules and fixed arguments, which a checkpoint depends on and no array shows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from braintools_optim.step.rule import Rule
 __all__ = ['Difference', 'described', 'differing', 'fixed_arguments']
 
 Difference = tuple[str, Tree, Tree]
-"""What differs, in the file and here."""
+"""The name of an entry that differs, its value in the file, and its value here."""
 KIND = 'kind'
 """The entry of a description that holds the name of a class."""
 RECORDED = frozenset({'groups', 'no_decay', 'constraints', 'muon', 'state_dtype', 'master_weights', 'metrics'})
@@ -33,7 +33,7 @@ LARGEST = 64  # the most entries of an array whose values a description holds
 def fixed_arguments(core: Core) -> dict[str, Tree]:
     """Return descriptions of the schedules and of the arguments that cannot be assigned."""
     schedule = described(core.settings.lr_scheduler)
-    schedule.pop('base_lr', None)  # which are compared as base_lrs
+    schedule.pop('base_lr', None)  # base_lrs are compared separately
     return {'schedule': schedule, **option_schedules(core.settings), **arguments_of(core.rule)}
 
 
@@ -41,8 +41,8 @@ def option_schedules(settings: Settings) -> dict[str, Tree]:
     """Return descriptions of the schedules that drive other options, by part and option."""
     return {
         f'{part}.{name}': described(schedule)
-        for part, own in settings.schedules.items()
-        for name, schedule in own.items()
+        for part, driven in settings.schedules.items()
+        for name, schedule in driven.items()
     }
 
 
@@ -82,7 +82,7 @@ def described(x: OptionValue) -> Tree:
     if isinstance(x, (Sequence, set, frozenset)):
         return [described(value) for value in (x if isinstance(x, Sequence) else sorted(x, key=repr))]
     if dataclasses.is_dataclass(x):
-        fields = {own.name: described(getattr(x, own.name)) for own in dataclasses.fields(x)}
+        fields = {field.name: described(getattr(x, field.name)) for field in dataclasses.fields(x)}
         return {KIND: type(x).__name__, **fields}
     return f'a {type(x).__name__}'
 

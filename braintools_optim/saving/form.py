@@ -1,4 +1,4 @@
-"""The form of a state_dict: what must be in it, and how it looks after a way through another container."""
+"""The form of a state_dict: the entries that it must have, and their restoration from other containers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def plain(x: Tree) -> Tree:
 
 
 def check_format(state: Tree) -> None:
-    """Raise unless this is a state_dict of this library, with a hint if it is something else that is known."""
+    """Raise unless this is a state_dict of this library, with a hint if it is a state of another known kind."""
     found = state.get('format') if isinstance(state, Mapping) else type(state).__name__
     if type(found) is int and found > FORMAT:
         raise ValueError(
@@ -86,7 +86,7 @@ def check_format(state: Tree) -> None:
 
 
 def hint(state: Tree) -> str:
-    """Return a sentence that says how to load what is not a state_dict of this library."""
+    """Return a sentence that says how to load a state that is not a state_dict of this library."""
     if isinstance(state, tuple):
         return " If it is optax's, load_optax_state(state) takes it."
     if not isinstance(state, Mapping):

@@ -1,4 +1,4 @@
-"""The file formats: how arrays by name and one string become a file, and come back."""
+"""The file formats: how arrays by name and one string are written to a file and read from it."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def read_msgpack(path: Path) -> tuple[Arrays, str]:
 
 
 def needed(name: str) -> ModuleType:
-    """Return a package that one format needs."""
+    """Return a package that one format needs; raise if it is not installed."""
     package = name.split('.')[0]
     try:
         return importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""What the loaders of foreign optimizer states share: all-or-nothing changes, rates, and slots by weight."""
+"""Helpers for loading states: undoing changes after an error, setting rates, and replacing slots by weight."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def set_slots(core: Core, found: Found, counts: Mapping[str, int], whole: bool =
     some = {name for values in found.values() for name in values}
     slots, stage_slots = without(state.slots, list(named)), without(state.stage_slots, list(named))
     for i, group in enumerate(core.groups):
-        own = {name: named[name] for name in group.keys}
-        first = core.first_state(str(i), own, core.settings.plain(i), frozen=core.settings.frozen - some)
+        members = {name: named[name] for name in group.keys}
+        first = core.first_state(str(i), members, core.settings.plain(i), frozen=core.settings.frozen - some)
         slots, stage_slots = merge_slots(slots, first.slots), merge_slots(stage_slots, first.stage_slots)
-    fresh = {slot: dict(own) for slot, own in slots.items()}
+    fresh = {slot: dict(arrays) for slot, arrays in slots.items()}
     problems = [f'{slot}.{n}: not here' for slot in found for n in found[slot] if n not in fresh.get(slot, {})]
-    kept = {slot: own for slot, own in stage_slots.items() if slot != 'master'}
-    problems += [f'{slot}.{n}: not there' for slot, own in kept.items() for n in own if whole or n in some]
+    kept = {slot: arrays for slot, arrays in stage_slots.items() if slot != 'master'}
+    problems += [f'{slot}.{n}: not there' for slot, arrays in kept.items() for n in arrays if whole or n in some]
     for slot in fresh:
         for name, here in fresh[slot].items():
             there = as_array(found[slot][name]) if name in found.get(slot, {}) else None

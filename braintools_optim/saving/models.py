@@ -45,7 +45,7 @@ def fitted_values(model: Tree, found: Tree) -> list[tuple[brainstate.State, Tree
 
 
 def fitted_value(name: str, found: Tree, value: Tree, problems: list[str]) -> Tree:
-    """Return the value of a State with the leaves that were saved; add what does not fit to ``problems``."""
+    """Return the value of a State with the leaves that were saved; add all differences to ``problems``."""
     here = leaves_of(value)
     there = found if isinstance(found, Mapping) else {'': found}
     restored = []
@@ -62,7 +62,7 @@ def fitted_value(name: str, found: Tree, value: Tree, problems: list[str]) -> Tr
 
 
 def fitted_leaf(name: str, there: Tree, here: Tree, problems: list[str]) -> Tree:
-    """Return a saved leaf in the form of the leaf here; add to ``problems`` if it does not fit."""
+    """Return a saved leaf in the form of the leaf here; add a description of a difference to ``problems``."""
     units = brainunit.get_unit(there), brainunit.get_unit(here)
     if units[0] != units[1]:
         problems.append(f'unit of {name}: {str(units[0])!r} there, {str(units[1])!r} here')

@@ -39,7 +39,7 @@ OPTIONS = 'settings.values.'
 
 
 class Reading:
-    """The arrays of one State, by name. What does not fit is added to ``problems``, and the present array stays."""
+    """The arrays of one State, by name. A misfit is described in ``problems``, and the present array stays."""
 
     def __init__(self, core: Core, where: str, arrays: Mapping[str, Tree], problems: list[str]):
         self.core = core

@@ -33,7 +33,7 @@ class Saved:
     def load_state_dict(
         self, state_dict: Mapping[str, Tree], strict: bool = True, rename: Mapping[str, str] | None = None
     ) -> list[str]:
-        """Go on from where :meth:`state_dict` was called.
+        """Restore the state that :meth:`state_dict` returned.
 
         Parameters
         ----------
@@ -63,7 +63,7 @@ class Saved:
     def load(
         self, path: str | os.PathLike[str], strict: bool = True, rename: Mapping[str, str] | None = None
     ) -> list[str]:
-        """Go on from where :meth:`save` was called, as :meth:`load_state_dict` does.
+        """Restore the state that :meth:`save` wrote, as :meth:`load_state_dict` does.
 
         Raises
         ------
@@ -91,7 +91,7 @@ class Saved:
         checkpoint.reset(self._core, predicate)
 
     def load_torch_state_dict(self, state_dict: Mapping[str, Tree], names: Sequence[str]) -> None:
-        """Go on with a run of ``torch.optim``: with its optimizer state, its options and its learning rates.
+        """Continue a run of ``torch.optim`` with its optimizer state, its options and its learning rates.
 
         Arrays are taken unchanged: where a layout differs (the weight of torch's ``Linear`` is transposed), transpose
         them as you transpose the weights. The options of torch's groups replace the options here. A rate that differs
@@ -122,7 +122,7 @@ class Saved:
         names : sequence of str
             The names of the weights in the order of torch's parameters.
         tensor : callable, default numpy.asarray
-            What turns an array into a tensor: ``load_state_dict`` of torch needs ``torch.as_tensor``.
+            Function that turns an array into a tensor: ``load_state_dict`` of torch needs ``torch.as_tensor``.
 
         Raises
         ------
@@ -132,14 +132,14 @@ class Saved:
         return torch.torch_state_dict(self._core, names, tensor)
 
     def load_optax_state(self, state: Tree, count: int | None = None) -> None:
-        """Go on with the state of an optax transformation such as ``optax.adam(...)`` of the same weights.
+        """Continue with the state of an optax transformation such as ``optax.adam(...)`` of the same weights.
 
         The options and the learning rate stay as they are, because optax's state does not hold them.
 
         Parameters
         ----------
         state : tuple
-            What ``tx.init`` or ``tx.update`` returned for a tree of the weights, nested or by name.
+            The state that ``tx.init`` or ``tx.update`` returned for a tree of the weights, nested or by name.
         count : int, optional
             The number of updates, if the state does not hold it (``optax.sgd``). Default: 1 for each weight.
 
@@ -151,7 +151,7 @@ class Saved:
         optax.load_optax_state(self._core, state, count)
 
     def load_braintools_state_dict(self, state_dict: Mapping[str, Tree]) -> None:
-        """Go on from a ``state_dict`` of ``braintools.optim``: with its optimizer state, update count and rate.
+        """Continue from a ``state_dict`` of ``braintools.optim``, with its optimizer state, update count and rate.
 
         The state_dict holds neither other options nor the epoch of a schedule: move the schedule to its epoch before.
 

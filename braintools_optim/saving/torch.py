@@ -40,8 +40,8 @@ def load_torch_state_dict(core: Core, state_dict: Mapping[str, Tree], names: Seq
             take_options(core, i, counterpart, theirs)
             take_rate(core, i, theirs['lr'])
             for key in theirs['params']:
-                own = state_dict['state'].get(key, {})
-                slots = {slot: as_array(x) for slot, x in own.items() if x is not None}
+                entries = state_dict['state'].get(key, {})
+                slots = {slot: as_array(x) for slot, x in entries.items() if x is not None}
                 counts[name_of[key]] = int(slots.pop('step', bool(slots)))  # SGD does not count
                 slots = counterpart.from_torch(slots, as_number(as_array(theirs['lr'])))
                 for slot, x in slots.items():
@@ -64,10 +64,10 @@ def torch_state_dict(
     for i, group in enumerate(core.groups):
         options = core.settings.plain(i)
         refuse_unknown_to_torch(core, counterpart, options)
-        own = {counterpart.renamed.get(name, name): options[name] for name in counterpart.options}
-        if 'beta2_decay' in own:
-            own['beta2_decay'] = -abs(own['beta2_decay'])
-        groups.append({'lr': options['lr'], **own, 'params': sorted(place[name] for name in group.keys)})
+        torch_options = {counterpart.renamed.get(name, name): options[name] for name in counterpart.options}
+        if 'beta2_decay' in torch_options:
+            torch_options['beta2_decay'] = -abs(torch_options['beta2_decay'])
+        groups.append({'lr': options['lr'], **torch_options, 'params': sorted(place[name] for name in group.keys)})
         for name in group.keys:
             slots = {slot: np.array(x[name]) for slot, x in core.state.slots.items() if name in x}
             slots = counterpart.to_torch(slots, counts[name], options)
@@ -81,7 +81,7 @@ def torch_state_dict(
 
 
 def counterpart_of(core: Core) -> TorchCounterpart:
-    """Return what torch's optimizer of the same kind has; raise if torch has none."""
+    """Return the counterpart of an optimizer in torch; raise if there is none."""
     counterpart = vars(type(core.rule)).get('torch_counterpart')
     if not isinstance(counterpart, TorchCounterpart):
         raise ValueError(f'{core.name} has no counterpart in torch.optim.')
@@ -107,7 +107,7 @@ def matched_groups(
     theirs = [{name_of[key] for key in group['params']} for group in groups]
     if sorted(map(sorted, ours)) != sorted(map(sorted, theirs)):
         raise ValueError(f'The groups differ: {[*map(sorted, theirs)]} there, {[*map(sorted, ours)]} here.')
-    return ((group, ours.index(own)) for group, own in zip(groups, theirs, strict=True))
+    return ((group, ours.index(names)) for group, names in zip(groups, theirs, strict=True))
 
 
 def take_options(core: Core, group: int, counterpart: TorchCounterpart, theirs: Mapping[str, Tree]) -> None:
@@ -116,16 +116,16 @@ def take_options(core: Core, group: int, counterpart: TorchCounterpart, theirs: 
     refuse_unknown_to_torch(core, counterpart, here)
     options: Options = {}
     for name in counterpart.options:
-        torchs = counterpart.renamed.get(name, name)
-        if torchs in theirs:
-            value = theirs[torchs]
+        torch_name = counterpart.renamed.get(name, name)
+        if torch_name in theirs:
+            value = theirs[torch_name]
             if name == 'eps' and isinstance(value, (list, tuple)) and value[0] is None:  # the eps of the dtype
                 value = (least_eps(core, group), value[1])
             plain = tuple(map(as_number, value)) if isinstance(value, (list, tuple)) else value
             plain = as_number(as_array(plain)) if hasattr(plain, 'detach') else plain
             options |= settings.split({name: plain})[0]
         elif name not in ADDED_LATER:
-            raise ValueError(f"The state_dict's groups have no {torchs!r}. Must be those of torch's {core.name}.")
+            raise ValueError(f"The state_dict's groups have no {torch_name!r}. Must be those of torch's {core.name}.")
     if 'decay_rate' in options and abs(options['decay_rate']) == abs(here['decay_rate']):
         del options['decay_rate']  # its sign does not matter
     options = {name: value for name, value in options.items() if value != here[name]}

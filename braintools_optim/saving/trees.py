@@ -24,13 +24,13 @@ VERSION = 2
 MARK = '~'
 """The key of a JSON object that stands for something other than a dict with strings as keys."""
 UNIT = ('scale', 'factor', 'name', 'dispname', 'is_fullname')
-"""What a unit is made of, besides its dimension and its parts."""
+"""The attributes that describe a unit, besides its dimension and its parts."""
 DIMS = ('m', 'kg', 's', 'A', 'K', 'mol', 'cd')
 """The base dimensions, in the order of their exponents."""
 Array = npt.NDArray[np.generic]
 Arrays = dict[str, Array]
 Json = Any
-"""What the module json reads and writes."""
+"""A value that the module json reads and writes."""
 Key = str | int | tuple['Key', ...]
 Path = tuple[str, ...]
 
@@ -141,7 +141,7 @@ class Decoder:
         return node
 
     def special(self, node: dict[str, Json], path: Path) -> Tree:
-        """Return what a marked JSON object stands for."""
+        """Return the node that a marked JSON object stands for."""
         if node[MARK] == 'quantity':
             return brainunit.Quantity(self.node(node['mantissa'], path), unit=unit_from_json(node['unit']))
         if node[MARK] == 'key':
@@ -153,9 +153,9 @@ class Decoder:
 
 
 def joined(path: Path) -> str:
-    """Return a path as a name that no other path has: as in JSON pointers, with escapes for what formats reserve."""
+    """Return a path as a name that no other path has: as in JSON pointers, with escapes for reserved characters."""
     name = '/'.join(key.replace('~', '~0').replace('/', '~1').replace('\0', '~2') for key in path)
-    return '~3' if name == '__metadata__' else name  # which safetensors reserves
+    return '~3' if name == '__metadata__' else name  # safetensors reserves this name
 
 
 def is_key(x: Tree) -> bool:
@@ -194,7 +194,7 @@ def unit_from_json(found: Json) -> brainunit.Unit:
 
 
 def to_bits(x: Array, name: str) -> Array:
-    """Return an array in native byte order; one of a dtype that some format lacks (bfloat16, complex) as bytes."""
+    """Return an array in native byte order, as bytes if some format lacks its dtype (bfloat16, complex)."""
     if x.dtype.kind not in 'biufcV' or x.dtype.fields or x.dtype.name.startswith('void'):
         raise TypeError(f'Invalid {name} of dtype {x.dtype}. Must be numbers.')
     x = np.asarray(x, x.dtype.newbyteorder('='), order='C')

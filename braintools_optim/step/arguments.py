@@ -27,9 +27,9 @@ def check_predicates(name: str, value: object) -> Mapping[Predicate, OptionValue
 def check_groups(name: str, value: object) -> Mapping[Predicate, Mapping[str, OptionValue]] | None:
     """Return the options of groups by predicate, or None."""
     groups = check_predicates(name, value)
-    for predicate, own in (groups or {}).items():
-        if not isinstance(own, Mapping):
-            raise TypeError(f'Invalid groups[{predicate!r}]={own!r}. Must be a dict of options.')
+    for predicate, options in (groups or {}).items():
+        if not isinstance(options, Mapping):
+            raise TypeError(f'Invalid groups[{predicate!r}]={options!r}. Must be a dict of options.')
     return groups
 
 

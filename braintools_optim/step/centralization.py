@@ -1,4 +1,4 @@
-"""Gradient centralization: a shared option and its stage, in one file."""
+"""Gradient centralization: the option ``centralize`` of every optimizer, and the stage that applies it."""
 
 from __future__ import annotations
 

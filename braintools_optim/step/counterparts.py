@@ -17,13 +17,13 @@ ArraySlots = dict[str, npt.NDArray[np.floating]]
 
 @dataclass(frozen=True)
 class TorchCounterpart:
-    """The options of torch's groups, by their names here, and how slots differ. A subclass converts slots."""
+    """The optimizer of torch for a rule: the options of its groups, by their names here. A subclass converts slots."""
 
     options: tuple[str, ...]
     fixed: Mapping[str, OptionValue] = field(default_factory=dict)
     """The values that other options must have, because torch's optimizer does not have these options."""
     renamed: Mapping[str, str] = field(default_factory=dict)
-    """The names in torch of options that are called otherwise here."""
+    """The names in torch of options that have other names here."""
     counts: bool = True
     """Whether torch counts the updates of each parameter."""
 

@@ -40,7 +40,7 @@ def next_metrics(
     count: Array,
     finite: Array | None,
 ) -> Metrics:
-    """Return the metrics after the update number ``count``, of which the step observed ``seen``.
+    """Return the metrics after the update number ``count``, whose step returned the numbers ``seen``.
 
     A skipped update does not count in ``clipped_fraction``.
     """

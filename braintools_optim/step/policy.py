@@ -15,7 +15,7 @@ __all__ = ['WeightPolicy']
 
 @dataclass(frozen=True)
 class WeightPolicy:
-    """Which parameters are not decayed or obey a constraint, and how their state is kept."""
+    """The parameters that are not decayed or obey a constraint, and the form in which their state is kept."""
 
     stages: tuple[Stage, ...]
     """All stages of an update, in order."""

@@ -1,4 +1,4 @@
-"""Rules: what an algorithm says about one parameter, or about all parameters of a group together."""
+"""Rule, GroupRule: the base classes of algorithms, for one parameter or for all parameters of a group together."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Array = jax.Array
 Slots = dict[str, Array]
 Leaves = dict[str, Array]
 Extra = Mapping[str, Any]
-"""What a rule reads besides gradients, by name: the loss, its function, arguments of an optax transformation."""
+"""The arguments of a rule besides gradients, by name: the loss, its function, arguments of an optax transformation."""
 
 
 class Rule:
-    """What an algorithm says about one parameter. The :class:`Optimizer` does everything else."""
+    """The algorithm of an optimizer, for one parameter. The :class:`Optimizer` does everything else."""
 
     decays: ClassVar[bool] = False
     """Whether :meth:`direction` applies ``hp.weight_decay`` itself, as LAMB does."""
@@ -66,13 +66,13 @@ class Rule:
         return None
 
     def initial_state(self, w: Array, hp: Hyperparameters) -> Slots:
-        """Return all that the rule would keep of a group of one parameter, to tell whether options change it."""
+        """Return all slots that the rule would keep for one parameter, to tell whether options change the slots."""
         return self.init_slots(w, hp)
 
 
 @dataclass(frozen=True)
 class GroupInfo:
-    """What a :class:`GroupRule` reads besides gradients, parameters, its state and its hyperparameters."""
+    """The inputs of a :class:`GroupRule` besides gradients, parameters, state and hyperparameters."""
 
     counts: Array
     """The number of updates of each parameter, the present one included."""
@@ -81,7 +81,7 @@ class GroupInfo:
     weight_decays: dict[str, Array]
     """The weight decay of each parameter, for a rule that applies it itself."""
     extra: Extra
-    """What ``extra_args`` of the optimizer returned, such as the loss."""
+    """The result of ``extra_args`` of the optimizer, such as the loss."""
 
     @property
     def count(self) -> Array:
@@ -130,7 +130,7 @@ class RealGroupRule(GroupRule):
     def init_group(self, weights: Leaves, hp: Hyperparameters) -> Tree:
         state = self.init_state(as_reals(weights), hp)
         slots = {name: x for name, x in state.items() if isinstance(x, dict) and self.state_dtype is not None}
-        return state | {name: {k: x.astype(self.state_dtype) for k, x in own.items()} for name, own in slots.items()}
+        return state | {name: {k: x.astype(self.state_dtype) for k, x in slot.items()} for name, slot in slots.items()}
 
     def group_direction(
         self, g: Leaves, w: Leaves, state: Tree, hp: Hyperparameters, info: GroupInfo

@@ -1,4 +1,4 @@
-"""What a stage is, and the record that passes through the stages of an update."""
+"""Stage: one step of an update, and Leaf: the record of a parameter that passes through all stages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar('T')
 )
 @dataclass(frozen=True)
 class Context:
-    """What the parameters of a group have in common in one update."""
+    """The values that the parameters of a group share in one update."""
 
     hp: Hyperparameters
     """The options of the group."""
@@ -37,12 +37,13 @@ class Context:
     factor: Tree
     """The factor of the gradients from loss scale and clipping by norm, None if there is none."""
     finite: Tree
-    """Whether all gradients are finite, None if that was not examined."""
+    """Whether all gradients are finite, None if they were not checked."""
     nonfinite: str
-    """What becomes of gradients that are not finite: ``'ignore'``, ``'zero'`` or ``'skip'``."""
+    """The treatment of gradients that are not finite: ``'ignore'``, ``'zero'`` or ``'skip'``."""
     decay: str
     """How the stages apply weight decay: ``'none'``, ``'coupled'`` or ``'decoupled'``."""
     changes_only: bool
+    """Whether the update returns the changes of the parameters instead of the parameters."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,11 @@ class Leaf:
     step: Array
     """The update count of the parameter, this update included."""
     index: Array | None = None
-    """The place of the parameter among all, to make its random numbers differ from those of others."""
+    """The position of the parameter among all parameters, from which its random numbers are derived."""
     constraint: Constraint | None = None
     constraint_data: Tree = None
     direction: Tree = None
-    """What is subtracted after multiplication by the learning rate, once the rule has returned it."""
+    """The direction, which is subtracted after multiplication by the learning rate; None before the rule is asked."""
     new: Tree = None
     """The new parameter (or its change), in the dtype of the arithmetic."""
     result: Tree = None

@@ -77,7 +77,7 @@ def clip_unit_norms(leaf: Leaf) -> Leaf:
 
 
 def clip_values(leaf: Leaf) -> Leaf:
-    """Clip each entry."""
+    """Clip each entry of the gradient."""
     return leaf.with_gradient(clip_by_value(leaf.gradient, leaf.shared.grad_clip_value))
 
 
@@ -87,7 +87,7 @@ def ascend(leaf: Leaf) -> Leaf:
 
 
 def couple_decay(leaf: Leaf) -> Leaf:
-    """Add the L2 penalty's gradient."""
+    """Add the gradient of the L2 penalty."""
     return leaf.with_gradient(leaf.gradient + leaf.hp.weight_decay * leaf.weight)
 
 
@@ -160,10 +160,12 @@ def kept_slots(context: Context, new: Slots, old: Slots) -> Slots:
 
 
 def grokfast_slot(w: Array, hp: Hyperparameters) -> Array | None:
+    """Return the first moving average of the gradient, None if the option is off."""
     return None if hp.grokfast is None else jnp.zeros_like(w)
 
 
 def is_per_weight(leaf: Leaf) -> bool:
+    """Return whether the norm of each gradient is clipped separately."""
     return leaf.shared.grad_clip_norm is not None and leaf.shared.grad_clip_over == 'weight'
 
 
@@ -214,6 +216,6 @@ def init_stage_slots(stages: tuple[Stage, ...], w: Array, hp: Hyperparameters) -
 
 
 def master_or_cast(w: Array, stage_slots: Slots) -> Array:
-    """Return a parameter in the dtype of the arithmetic: its master copy, unless the State was assigned meanwhile."""
+    """Return a parameter in the dtype of the arithmetic: its master copy, unless a new value was assigned."""
     current, master = w.astype(compute_dtype(w)), stage_slots.get('master')
     return current if master is None else jnp.where(master.astype(w.dtype) == w, master, current)

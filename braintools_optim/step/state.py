@@ -1,4 +1,4 @@
-"""OptimizerState: what an optimizer remembers from one update to the next."""
+"""OptimizerState: the slots, update counts and further arrays that an optimizer keeps between updates."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class OptimizerState(Mapping[str, Tree]):
     slots: BySlot
     """The slots of the rule, ``{slot: {parameter: array}}``."""
     stage_slots: BySlot
-    """The slots of the stages, likewise."""
+    """The slots of the stages, in the same form."""
     constraint: Mapping[str, Tree]
-    """What the constraints keep of each parameter."""
+    """The data that the constraints keep of each parameter."""
     groups: Mapping[str, Tree]
     """The states that rules keep of whole groups, by the number of the group."""
     evaluating: bool = False
@@ -54,7 +54,7 @@ class OptimizerState(Mapping[str, Tree]):
         others: dict[str, Tree] = {**self.stage_slots, 'step': self.step, 'skipped': self.skipped}
         others |= {'constraint': self.constraint} if self.constraint else {}
         others |= {'tree': self.groups} if self.groups else {}
-        return {self.part_name(slot): own for slot, own in self.slots.items()} | others
+        return {self.part_name(slot): arrays for slot, arrays in self.slots.items()} | others
 
     def part_name(self, slot: str) -> str:
         """Return the name of a slot of the rule among all parts."""
@@ -95,9 +95,9 @@ def init_state(
     slots: dict[str, dict[str, Array]] = {}
     stage_slots: dict[str, dict[str, Array]] = {}
     for key, w in weights.items():
-        for own, found in zip((slots, stage_slots), init_leaf(rule, w, hp, policy), strict=True):
+        for target, found in zip((slots, stage_slots), init_leaf(rule, w, hp, policy), strict=True):
             for slot, value in found.items():
-                own.setdefault(slot, {}).update({} if key in frozen else {key: value})
+                target.setdefault(slot, {}).update({} if key in frozen else {key: value})
     computed = {key: jnp.asarray(w, compute_dtype(w)) for key, w in weights.items()}
     of_group = rule.init_group(computed, hp) if computed else {}
     return OptimizerState(
@@ -151,4 +151,4 @@ def slots_of(slots: BySlot, key: str) -> Slots:
 
 def without(slots: BySlot, names: Sequence[str]) -> dict[str, dict[str, Array]]:
     """Return slots without those of some weights."""
-    return {slot: {key: x for key, x in own.items() if key not in names} for slot, own in slots.items()}
+    return {slot: {key: x for key, x in arrays.items() if key not in names} for slot, arrays in slots.items()}

@@ -34,7 +34,7 @@ MANY = 8
 
 @dataclass(frozen=True)
 class Inputs:
-    """What one step reads."""
+    """The inputs of one step."""
 
     shared: Hyperparameters
     """The options that concern all groups together."""
@@ -45,13 +45,13 @@ class Inputs:
     """The gradients by name. A parameter without a gradient stays as it is."""
     state: OptimizerState
     extra: Extra
-    """What a :class:`GroupRule` is told besides gradients."""
+    """The arguments of a rule besides gradients, see :class:`GroupInfo`."""
     loss_scale: Array | None = None
     skip_nonfinite: bool = False
 
 
 class Outcome(NamedTuple):
-    """What a step returns: ``finite`` is None if it was not examined, ``metrics`` are numbers for the metrics."""
+    """The results of a step: ``finite`` is None if it was not checked, ``metrics`` are numbers for the metrics."""
 
     weights: dict[str, Array]
     state: OptimizerState
@@ -60,7 +60,7 @@ class Outcome(NamedTuple):
 
 
 def step(rule: Rule, policy: WeightPolicy, inputs: Inputs) -> Outcome:
-    """Return new parameters (or only their changes), the new optimizer state, and what was observed."""
+    """Return new parameters (or only their changes), the new optimizer state, and numbers for the metrics."""
     check_gradients(inputs.weights, inputs.gradients)
     shared, state = inputs.shared, inputs.state
     skips = inputs.skip_nonfinite or shared.on_nonfinite in ('skip', 'raise')
@@ -75,15 +75,17 @@ def step(rule: Rule, policy: WeightPolicy, inputs: Inputs) -> Outcome:
     new_weights = dict(inputs.weights)
     if policy.changes_only:
         new_weights = {key: jnp.zeros_like(w) for key, w in inputs.weights.items()}
-    slots, stage_slots = ({slot: dict(own) for slot, own in x.items()} for x in (state.slots, state.stage_slots))
+    slots, stage_slots = ({slot: dict(arrays) for slot, arrays in x.items()} for x in (state.slots, state.stage_slots))
     groups, updates = dict(state.groups), []
     for index, ((names, hp), factor) in enumerate(zip(inputs.groups, factors, strict=True)):
-        own = counts if list(names) == list(inputs.weights) else counts[np.array([places[k] for k in names], np.int32)]
+        group_counts = counts
+        if list(names) != list(inputs.weights):
+            group_counts = counts[np.array([places[key] for key in names], np.int32)]
         context = context_of(rule, policy, inputs, hp, factor, finite)
         if isinstance(rule, GroupRule):
-            leaves, groups[str(index)] = run.update_together(rule, str(index), names, context, own)
+            leaves, groups[str(index)] = run.update_together(rule, str(index), names, context, group_counts)
         else:
-            leaves = run.update_each(names, context, own)
+            leaves = run.update_each(names, context, group_counts)
         for key, leaf in leaves.items():
             new_weights[key] = leaf[0]
             for target, found in zip((slots, stage_slots), leaf[1:], strict=True):
@@ -113,8 +115,8 @@ def next_counts(inputs: Inputs) -> Array:
 def without_pauses(counts: Array, inputs: Inputs, places: Mapping[str, int]) -> Array:
     """Return the update counts, in which an update with a learning rate of 0 does not count."""
     for names, hp in inputs.groups:
-        own = np.array([places[key] for key in names], np.int32)
-        counts = counts.at[own].set(jnp.where(hp.lr == 0, inputs.state.step[own], counts[own]))
+        chosen = np.array([places[key] for key in names], np.int32)
+        counts = counts.at[chosen].set(jnp.where(hp.lr == 0, inputs.state.step[chosen], counts[chosen]))
     return counts
 
 
@@ -134,7 +136,7 @@ def context_of(
     factor: Array | None,
     finite: Array | None,
 ) -> Context:
-    """Return what the parameters of one group have in common."""
+    """Return the values that the parameters of one group share in this step."""
     decay = 'decoupled' if hp.decoupled_weight_decay else 'coupled'
     if rule.decays or hp.weight_decay is None:
         decay = 'none'  # for the stages: either the rule applies the decay itself, or there is none
@@ -147,7 +149,7 @@ def context_of(
 
 
 def norms_over(shared: Hyperparameters, policy: WeightPolicy, inputs: Inputs) -> list[Array]:
-    """Return the norms that clipping and metrics need: of all gradients, of each group's, or of each."""
+    """Return the norms that clipping and metrics need: over all gradients, over each group, or over each gradient."""
     if shared.grad_clip_norm is None and not policy.metrics:
         return []
     gradients, groups = inputs.gradients, [names for names, _ in inputs.groups]
@@ -200,7 +202,7 @@ def observed(
 
 
 def scaled_norm(leaves: Mapping[str, Array], policy: WeightPolicy) -> Array:
-    """Return the norm of some gradients, each in the unit in which norms count it."""
+    """Return the norm of some arrays, each in the unit in which it counts in norms."""
     scales = policy.norm_scales
     return global_norm([g * scales[key] if key in scales else g for key, g in leaves.items()])
 
@@ -215,7 +217,7 @@ def all_finite(leaves: Mapping[str, Array]) -> Array:
 Updated = tuple[Array, Slots, Slots]
 """A new parameter, its slots of the rule and its slots of the stages."""
 Arrays = tuple[Array, Array, Slots, Slots, Tree, Array | None]
-"""A parameter, its gradient, its slots of the rule and of the stages, what its constraint keeps, and its place."""
+"""A parameter, its gradient, its slots of the rule and of the stages, the data of its constraint, and its index."""
 Traced = Callable[[Constraint | None, Arrays, Context, dict[str, Array], Array | np.uint32], Updated]
 
 
@@ -231,9 +233,9 @@ def traced_once(rule: Rule, policy: WeightPolicy) -> Traced:
         place: Array,
     ) -> Updated:
         w, g, slots, stage_slots, data, index = arrays
-        own = {name: jax.lax.dynamic_slice(x, (place,), (1,)).reshape(()) for name, x in by_place.items()}
-        count = own.pop('')
-        hp = Hyperparameters({'step': count, **values_of(context.hp), **own})
+        numbers = {name: jax.lax.dynamic_slice(x, (place,), (1,)).reshape(()) for name, x in by_place.items()}
+        count = numbers.pop('')
+        hp = Hyperparameters({'step': count, **values_of(context.hp), **numbers})
         context = cast_floats(replace(context, hp=hp), like=to_working(w))
         weight = master_or_cast(w, stage_slots)
         g = g.astype(weight.dtype)
@@ -290,7 +292,7 @@ class Run:
     def update_together(
         self, rule: GroupRule, group: str, names: Sequence[str], context: Context, counts: Array
     ) -> tuple[dict[str, Updated], Tree]:
-        """Update the parameters of a group by one direction. A parameter that stays has the gradient zero."""
+        """Update all parameters of a group together. A parameter without a gradient counts with the gradient zero."""
         state, policy = self.inputs.state, self.policy
         before = state.groups[group]
         if not names:
@@ -329,7 +331,7 @@ class Run:
         return Leaf(w, weight, g, {}, stage_slots, context, count, self.index(key), constraint, data)
 
     def index(self, key: str) -> Array | None:
-        """Return the place of a parameter among all, if random numbers need it."""
+        """Return the position of a parameter among all parameters, None if no random numbers are needed."""
         return jnp.uint32(self.places[key]) if self.inputs.shared.rounding == 'stochastic' else None
 
 
@@ -341,8 +343,9 @@ def without_decay(context: Context) -> Context:
 def hide_from_xla(numbers: T, counts: Array) -> T:
     """Hide scalars from XLA's CPU fusion so that they are not recomputed for each parameter.
 
-    Kernels that are equal are compiled once, and they would differ by the place of their parameter. Among few
-    parameters hiding saves less than it costs, and an accelerator would have to wait for the condition.
+    The position of the parameter is hidden, too: equal kernels are compiled only once, and a constant position would
+    make them differ. With few parameters hiding costs more than it saves, and an accelerator would have to wait for the
+    condition.
     """
     if jax.default_backend() != 'cpu' or len(counts) < MANY:
         return numbers

@@ -23,7 +23,7 @@ class Group:
 def divide_by_predicates(
     weights: Mapping[str, ArrayOrQuantity], groups: Mapping[Predicate, Mapping[str, OptionValue]]
 ) -> list[tuple[list[str], Mapping[str, OptionValue]]]:
-    """Return the leaf names of each group with its options. The first group holds what no predicate chooses."""
+    """Return the leaf names and options of each group. The first group holds all weights that no predicate chooses."""
     rest = dict(weights)
     parts = []
     for predicate, options in groups.items():

@@ -66,7 +66,7 @@ def divide(a: Array, b: Array) -> Array:
 
 @jax.custom_jvp
 def sqrt(x: Array) -> Array:
-    """Return the square root, with derivative 0 at 0, where a parameter that never had a gradient stands."""
+    """Return the square root, with derivative 0 at 0, the second moment of a parameter that never had a gradient."""
     return jnp.sqrt(x)
 
 

@@ -43,7 +43,7 @@ def selected(predicate: Predicate, weights: Mapping[str, ArrayOrQuantity]) -> li
 
 
 def usual_exclusions(name: str, weight: ArrayOrQuantity) -> bool:
-    """Choose what is usually not decayed: vectors and scalars, biases, norms, time constants and thresholds.
+    """Choose weights that are usually not decayed: vectors and scalars, biases, norms, time constants and thresholds.
 
     Examples
     --------

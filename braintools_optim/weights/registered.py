@@ -50,7 +50,7 @@ class Weights:
     def extended(self, states: Tree, skip_known: bool = False) -> tuple[Weights, list[str]]:
         """Return these weights together with further ones, and the names of the further leaves."""
         layouts, ids = list(self.layouts), dict(self.ids)
-        known, taken = {id(own.state): own.names for own in self.layouts}, set(self.keys)
+        known, taken = {id(layout.state): layout.names for layout in self.layouts}, set(self.keys)
         added: set[int] = set()
         for path, state in flatten_states(states):
             if id(state) in known and not skip_known:
@@ -82,9 +82,9 @@ class Weights:
         leaves, structure = jax.tree.flatten(values)
         if structure != self.structure:
             changed = [
-                f'{", ".join(own.names)}: {own.structure} is now {jax.tree.structure(value)}'
-                for own, value in zip(self.layouts, values, strict=True)
-                if own.structure != jax.tree.structure(value)
+                f'{", ".join(layout.names)}: {layout.structure} is now {jax.tree.structure(value)}'
+                for layout, value in zip(self.layouts, values, strict=True)
+                if layout.structure != jax.tree.structure(value)
             ]
             raise ValueError(
                 f'The structure or unit of a weight has changed since it was registered. {"; ".join(changed)}'
@@ -97,7 +97,7 @@ class Weights:
         return [math.prod(shape) for shape in self.shapes]
 
     def check_shapes(self, leaves: Mapping[str, Array]) -> None:
-        """Raise if a weight no longer has the shape with which it was registered, which its slots have."""
+        """Raise if a weight no longer has the shape that it had at registration and that its slots have."""
         pairs = zip(self.keys, self.shapes, map(jnp.shape, leaves.values()), strict=True)
         changed = [f'{key}: {list(was)} is now {list(now)}' for key, was, now in pairs if was != now]
         if changed:
@@ -111,22 +111,22 @@ class Weights:
     @contextmanager
     def replaced(self, leaves: Mapping[str, Array]) -> Iterator[None]:
         """Let the States hold these leaves, which may be traced, inside a ``with`` block."""
-        before = [own.state.value for own in self.layouts]
+        before = [layout.state.value for layout in self.layouts]
         try:
-            for own, value in zip(self.layouts, before, strict=True):
-                pairs = zip(own.names, jax.tree.leaves(value), strict=True)
-                own.state.restore_value(own.structure.unflatten([leaves.get(name, leaf) for name, leaf in pairs]))
+            for layout, value in zip(self.layouts, before, strict=True):
+                pairs = zip(layout.names, jax.tree.leaves(value), strict=True)
+                layout.state.restore_value(layout.structure.unflatten([leaves.get(name, leaf) for name, leaf in pairs]))
             yield
         finally:
-            for own, value in zip(self.layouts, before, strict=True):
-                own.state.restore_value(value)
+            for layout, value in zip(self.layouts, before, strict=True):
+                layout.state.restore_value(value)
 
     def strengthen_types(self) -> None:
-        """Give Python numbers and weakly typed arrays a dtype. The first update would do so, and then compile twice."""
-        for own in self.layouts:
-            leaves = own.structure.flatten_up_to(own.state.value)
+        """Give Python numbers and weakly typed arrays a dtype. Otherwise the second update would compile again."""
+        for layout in self.layouts:
+            leaves = layout.structure.flatten_up_to(layout.state.value)
             if any(getattr(leaf, 'weak_type', not hasattr(leaf, 'dtype')) for leaf in leaves):
-                own.state.value = own.structure.unflatten([jnp.asarray(x, jnp.result_type(x)) for x in leaves])
+                layout.state.value = layout.structure.unflatten([jnp.asarray(x, jnp.result_type(x)) for x in leaves])
 
     def named(self) -> dict[str, ArrayOrQuantity]:
         """Return the leaves by name, with their units."""
@@ -135,7 +135,7 @@ class Weights:
 
     def state_of(self, key: str) -> brainstate.State:
         """Return the State that a leaf belongs to."""
-        return next(own.state for own in self.layouts if key in own.names)
+        return next(layout.state for layout in self.layouts if key in layout.names)
 
     # gradients
 
@@ -169,9 +169,9 @@ class Weights:
 
         collect(gradients, ())
         leaves: dict[str, ArrayOrQuantity] = {}
-        for own in self.layouts:
-            if id(own.state) in found:
-                leaves |= gradient_leaves(found[id(own.state)], own)
+        for layout in self.layouts:
+            if id(layout.state) in found:
+                leaves |= gradient_leaves(found[id(layout.state)], layout)
         missing = [key for key in self.keys if key not in leaves and key not in frozen]
         problems = [f'missing or None: {", ".join(missing)}'] if missing and not partial else []
         if unknown and (not partial or not leaves):  # a partial update must hold at least one known gradient
@@ -181,23 +181,23 @@ class Weights:
         return leaves
 
 
-def gradient_leaves(gradient: Tree, own: Layout) -> dict[str, ArrayOrQuantity]:
+def gradient_leaves(gradient: Tree, layout: Layout) -> dict[str, ArrayOrQuantity]:
     """Return the leaves of the gradient of one State by name, without those that are None."""
 
     def is_leaf(x: object) -> bool:  # units are part of a Quantity's structure; None marks a missing gradient
         return is_quantity(x) or x is None
 
-    values: list[ArrayOrQuantity] = jax.tree.leaves(own.state.value, is_leaf=is_leaf)
-    plain: Structure = jax.tree.structure(own.state.value, is_leaf=is_leaf)
+    values: list[ArrayOrQuantity] = jax.tree.leaves(layout.state.value, is_leaf=is_leaf)
+    plain: Structure = jax.tree.structure(layout.state.value, is_leaf=is_leaf)
     given: Structure = jax.tree.structure(gradient, is_leaf=is_leaf)
     if given != plain:
         raise ValueError(
-            f'The gradient of {", ".join(own.names)} has the structure {jax.tree.structure(gradient)}, '
-            f'its weight {own.structure}.'
+            f'The gradient of {", ".join(layout.names)} has the structure {jax.tree.structure(gradient)}, '
+            f'its weight {layout.structure}.'
         )
     pairs = zip(jax.tree.leaves(gradient, is_leaf=is_leaf), values, strict=True)
     leaves = [g for g, value in pairs if value is not None]
-    return {name: g for name, g in zip(own.names, leaves, strict=True) if g is not None}
+    return {name: g for name, g in zip(layout.names, leaves, strict=True) if g is not None}
 
 
 def leaf_names(path: Path, value: Tree) -> list[str]:

@@ -41,7 +41,7 @@ def show(path: Path) -> str:
 class UniqueStateManager:
     """Named States, each counted once however many names it has.
 
-    The class is that of braintools.optim, kept for code that uses it.
+    The class has the interface of braintools.optim, for code that uses it.
 
     Examples
     --------

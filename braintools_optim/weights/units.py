@@ -14,6 +14,7 @@ __all__ = ['gradient_scales', 'is_quantity', 'norm_scales', 'warn_of_mixed_norms
 
 
 def is_quantity(x: object) -> bool:
+    """Return whether ``x`` is a Quantity."""
     return isinstance(x, brainunit.Quantity)
 
 
@@ -68,7 +69,7 @@ def norm_scales(units: Mapping[str, brainunit.Unit], norm_unit: object) -> dict[
 
 
 def warn_of_mixed_norms(weights: Mapping[str, ArrayOrQuantity], members: Sequence[Sequence[str]]) -> bool:
-    """Warn if one norm is over weights of different dimensions, and return whether that is so."""
+    """Warn if a norm is taken over weights of different dimensions, and return whether it is."""
     if not any(map(is_quantity, weights.values())):
         return False
     units = {name: brainunit.get_unit(w) for name, w in weights.items()}
