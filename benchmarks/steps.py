@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from braintools_optim.states import value_of
 
 import braintools_optim as bo
+from braintools_optim.compiled.access import value_of
 
 __all__ = ['PEERS', 'MissingPeerError', 'chain', 'optax_update']
 
