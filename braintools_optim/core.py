@@ -166,9 +166,7 @@ class Core:
         if any(map(is_lost, jax.tree.leaves(opt_state.value))):
             named = self.weights.named()
             if lost := [key for key, w in named.items() if is_lost(brainunit.get_mantissa(w))]:
-                raise ValueError(
-                    f'The weights {", ".join(lost)} were deleted. Assign their States first.'
-                )
+                raise ValueError(f'The weights {", ".join(lost)} were deleted. Assign their States first.')
             states = []
             for i, group in enumerate(self.groups):
                 leaves = {key: named[key] for key in group.keys}
