@@ -322,3 +322,21 @@ def test_wrong_calls_change_nothing(compiled: bool) -> None:
             jax.tree.map(np.testing.assert_array_equal, before[0], after[0])
         optimizer.update(GRADS)
     assert len(CALLS) > 200
+
+
+@pytest.mark.parametrize('compile_', [brainstate.transform.jit, bo.jit])
+@pytest.mark.parametrize('optimizer', [bo.SGD, bo.RMSprop, bo.Lars, bo.Fromage, bo.Signum, bo.SM3])
+def test_a_traced_momentum_is_refused_without_its_slot(optimizer: type, compile_: Any) -> None:
+    """An optimizer built without momentum keeps no buffer, so a traced momentum would have no effect."""
+
+    def train(momentum: Any) -> None:
+        built.momentum = momentum
+        built.update({'w': jnp.ones((2, 2))})
+
+    built = optimizer(lr=0.1, momentum=0.0).register_trainable_weights({'w': brainstate.ParamState(jnp.ones((2, 2)))})
+    with pytest.raises(ValueError, match=r"momentum cannot be assigned .* needs \['momentum_buffer'\]"):
+        compile_(train)(jnp.asarray(0.9))
+    assert built.momentum == 0.0
+    built = optimizer(lr=0.1, momentum=0.5).register_trainable_weights({'w': brainstate.ParamState(jnp.ones((2, 2)))})
+    compile_(train)(jnp.asarray(0.9))
+    assert np.isclose(built.momentum, 0.9)
