@@ -14,21 +14,9 @@ from brainstate import transform
 from compiling import compilations
 from internals import block_for, buffers, compiler_options
 from models import nested_gradients, nested_model
+from state_functions import N, X, add, states
 
 import braintools_optim as bo
-
-N = 5
-X = jnp.arange(float(N))
-
-
-def states() -> dict[str, brainstate.State]:
-    values = {'a': X + 1.0, 'b': X * 3.0, 'c': X - 4.0, 'number': 2.0, 'tree': {'u': X + 7.0, 'v': (X,)}}
-    return {name: brainstate.State(jax.tree.map(lambda x: x * 1, value)) for name, value in values.items()}
-
-
-def add(s: Any, x: Any) -> Any:
-    s['a'].value = s['a'].value + x * s['b'].value
-    return {'sum': s['a'].value.sum(), 'nothing': None, 'pair': (x, 1.0)}
 
 
 def share(s: Any, x: Any) -> Any:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from comparing import assert_same, everything
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from internals import GroupRule, flatten_states, update_counts, weights_by_name
@@ -112,25 +113,6 @@ def gradients(tree: Any, t: int, scale: float = 1.0) -> Any:
 def scale_of(optimizer: bo.Optimizer) -> float:
     scale = optimizer.loss_scale
     return scale.current if isinstance(scale, bo.DynamicLossScale) else scale or 1.0
-
-
-def everything(optimizer: bo.Optimizer, tree: Any) -> Any:
-    found: Any = brainstate.graph.states(optimizer)
-    own = {'.'.join(map(str, path)): jax.tree.map(np.array, state.value) for path, state in found.items()}
-    return own, [jax.tree.map(np.array, state.value) for _, state in flatten_states(tree)]
-
-
-def assert_same(a: Any, b: Any, **tolerance: float) -> None:
-    def compare(x: Any, y: Any) -> None:
-        x, y = np.asarray(x), np.asarray(y)
-        assert (x.shape, x.dtype) == (y.shape, y.dtype)
-        if tolerance and jnp.issubdtype(x.dtype, jnp.inexact):
-            wide = [np.asarray(z, np.complex128) for z in (x, y)]
-            np.testing.assert_allclose(*wide, **tolerance)
-        else:
-            np.testing.assert_array_equal(x, y)
-
-    jax.tree.map(compare, a, b)
 
 
 def form(tree: Any) -> Any:

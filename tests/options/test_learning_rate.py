@@ -6,22 +6,11 @@ import brainstate
 import jax.numpy as jnp
 import optax
 import pytest
+from one_weight import moved, one_weight
 
 import braintools_optim as bo
 
 NAN = float('nan')
-
-
-def one_weight(optimizer: bo.Optimizer, start: float = 0.0) -> brainstate.ParamState:
-    w = brainstate.ParamState(jnp.asarray(start))
-    optimizer.register_trainable_weights({'w': w})
-    return w
-
-
-def moved(optimizer: bo.Optimizer, w: brainstate.ParamState, gradient: float = -1.0) -> float:
-    before = float(w.value)
-    optimizer.update({'w': jnp.asarray(gradient)})
-    return float(w.value) - before
 
 
 def test_assigned_rate_moves_all_groups_in_proportion() -> None:

@@ -11,29 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from continuing import assert_at, steps, weights
 from golden.record_states import GRADIENTS, HALF, START
 from internals import slots_of
 
 import braintools_optim as bo
-
-NAMES = ['w', 'b']  # in torch's order, which differs from the order of registration
-Path = dict[str, Any]
-
-
-def weights(start: Path = START) -> dict[str, brainstate.ParamState]:
-    return {name: brainstate.ParamState(jnp.asarray(start[name])) for name in reversed(NAMES)}
-
-
-def steps(opt: bo.Optimizer, states: dict[str, brainstate.ParamState], first: int, last: int) -> None:
-    for t in range(first, last):
-        opt.update({name: jnp.asarray(GRADIENTS[name][t]) for name in states})
-
-
-def assert_at(states: dict[str, brainstate.ParamState], end: Path, start: Path = START) -> None:
-    for name, state in states.items():
-        travelled = np.max(np.abs(np.asarray(end[name]) - np.asarray(start[name])))
-        assert np.max(np.abs(np.asarray(state.value) - np.asarray(end[name]))) < 1e-12 * max(travelled, 1)
-
 
 TXS: dict[str, tuple[Any, Any]] = {
     'adam': (lambda: optax.adam(0.01), lambda: bo.Adam(0.01)),

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from continuing import NAMES, assert_at, steps, weights
 from golden.record_states import CASES, FILE, GRADIENTS, HALF, START, recorded, torch_run
 from internals import own_options
 
@@ -19,8 +20,6 @@ import braintools_optim as bo
 
 RECORDS = json.loads(FILE.read_text())
 HAS_TORCH = importlib.util.find_spec('torch') is not None
-NAMES = ['w', 'b']  # in torch's order, which differs from the order of registration
-Path = dict[str, Any]
 
 
 def state_of(record: Any) -> dict[str, Any]:
@@ -30,21 +29,6 @@ def state_of(record: Any) -> dict[str, Any]:
         for i, slots in record['state'].items()
     }
     return {'state': own, 'param_groups': record['param_groups']}
-
-
-def weights(start: Path = START) -> dict[str, brainstate.ParamState]:
-    return {name: brainstate.ParamState(jnp.asarray(start[name])) for name in reversed(NAMES)}
-
-
-def steps(opt: bo.Optimizer, states: dict[str, brainstate.ParamState], first: int, last: int) -> None:
-    for t in range(first, last):
-        opt.update({name: jnp.asarray(GRADIENTS[name][t]) for name in states})
-
-
-def assert_at(states: dict[str, brainstate.ParamState], end: Path, start: Path = START) -> None:
-    for name, state in states.items():
-        travelled = np.max(np.abs(np.asarray(end[name]) - np.asarray(start[name])))
-        assert np.max(np.abs(np.asarray(state.value) - np.asarray(end[name]))) < 1e-12 * max(travelled, 1)
 
 
 def unset(case: str) -> bo.Optimizer:

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import brainstate
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from internals import flatten_states
+from comparing import assert_same, everything
+from two_weights import build, slopes
 
 import braintools_optim as bo
-from braintools_optim import rules
-
-START = {'w': np.array([[1.0, -2.0], [0.5, 3.0]]), 'b': np.array([0.5, -1.0])}
-
-
-def build(name: str = 'Adam', **options: Any) -> tuple[bo.Optimizer, dict[str, brainstate.ParamState]]:
-    opt = getattr(rules, name)(**{'lr': 0.01, **options})
-    states = {key: brainstate.ParamState(jnp.asarray(w)) for key, w in START.items()}
-    return opt.register_trainable_weights(states), states
-
-
-def slopes(t: int, bad: float | None = None) -> dict[str, jax.Array]:
-    rng = np.random.default_rng(t)
-    g = {key: rng.normal(size=w.shape) for key, w in START.items()}
-    if bad is not None:
-        g['w'][t % 2, 0] = bad
-    return {key: jnp.asarray(x) for key, x in g.items()}
 
 
 def test_metrics_equal_numpy() -> None:
@@ -77,25 +59,6 @@ def test_diagnosis_names_nonfinite_and_zero_gradients() -> None:
     assert found.zero == ['b']
     assert opt.diagnose(slopes(0)).norms == pytest.approx({k: np.linalg.norm(g) for k, g in slopes(0).items()})
     assert str(found) == 'not finite: w (1 NaN, 2 inf of 4)\nall zero: b\nlargest norms: none'
-
-
-def everything(optimizer: bo.Optimizer, tree: Any) -> Any:
-    found: Any = brainstate.graph.states(optimizer)
-    own = {'.'.join(map(str, path)): jax.tree.map(np.array, state.value) for path, state in found.items()}
-    return own, [jax.tree.map(np.array, state.value) for _, state in flatten_states(tree)]
-
-
-def assert_same(a: Any, b: Any, **tolerance: float) -> None:
-    def compare(x: Any, y: Any) -> None:
-        x, y = np.asarray(x), np.asarray(y)
-        assert (x.shape, x.dtype) == (y.shape, y.dtype)
-        if tolerance and jnp.issubdtype(x.dtype, jnp.inexact):
-            wide = [np.asarray(z, np.complex128) for z in (x, y)]
-            np.testing.assert_allclose(*wide, **tolerance)
-        else:
-            np.testing.assert_array_equal(x, y)
-
-    jax.tree.map(compare, a, b)
 
 
 def test_skipped_and_refused_updates_are_not_in_the_metrics() -> None:
