@@ -99,7 +99,6 @@ class Core:
 
     def add_groups(self, weights: Weights, groups: list[Group], overrides: list[Options]) -> None:
         """Register the weights of further groups, with the options that each overrides; an error registers none."""
-        self.refuse_evaluating('Registering weights')
         if inside_transformation() and not self.made_inside:
             raise ValueError(
                 'Weights cannot be registered inside a transformation with an optimizer that was made outside: '

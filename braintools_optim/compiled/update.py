@@ -92,7 +92,6 @@ class Updater:
         call: Call = DEFAULT_CALL,
         loss_scale: Scalar | None = None,
     ) -> None:
-        self.core.registered('step')
         functions = {name: value for name, value in extra.items() if callable(value)} if extra else {}
         if functions and not (jax.config.jax_disable_jit or inside_transformation()):  # type: ignore[attr-defined]
             self.update_with_functions(grads, extra, functions, call, loss_scale)
@@ -163,6 +162,7 @@ class Updater:
         loss_scale: Scalar | None,
     ) -> None:
         """Update with functions such as the loss, through :meth:`jit`, which follows the States that they read."""
+        self.core.registered('step')
         arrays = {name: value for name, value in extra.items() if name not in functions}
 
         def run(grads: Tree, arrays: Extra, scale: Scalar | None) -> None:
