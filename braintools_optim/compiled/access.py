@@ -25,6 +25,7 @@ from jax.extend.core import get_opaque_trace_state
 from braintools_optim.options.types import Structure, Tree
 
 __all__ = [
+    'Deferred',
     'all_or_none',
     'are_hooked',
     'deferred',
@@ -129,19 +130,31 @@ def receive(function: Callable[..., Any], args: Iterable[Any], finish: Callable[
         raise
 
 
-def deferred(tree: Tree) -> dict[Structure, list[jax.Array]]:
+class StructureKey(tuple[Structure]):
+    """A structure as the key of a dict, with a short text: jax writes the text of the key for every leaf."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return 'structure'
+
+
+Deferred = dict[StructureKey, list[jax.Array]]
+
+
+def deferred(tree: Tree) -> Deferred:
     """Return a tree as its structure and its leaves, from which :func:`opened` makes the tree.
 
     jax makes the nodes of a result before a compiled function returns. Dataclasses and named tuples run Python code for
     that; a dict whose key is the structure does not.
     """
     leaves, structure = jax.tree.flatten(tree)
-    return {structure: leaves}
+    return {StructureKey((structure,)): leaves}
 
 
-def opened(returned: dict[Structure, list[jax.Array]]) -> Tree:
+def opened(returned: Deferred) -> Tree:
     """Return the tree of a :func:`deferred` result."""
-    ((structure, leaves),) = returned.items()
+    (((structure,), leaves),) = returned.items()
     return structure.unflatten(leaves)
 
 

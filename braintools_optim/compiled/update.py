@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from braintools_optim.compiled.access import (
+    Deferred,
     are_hooked,
     deferred,
     inside_transformation,
@@ -27,7 +28,7 @@ from braintools_optim.core import Core, refuse_evaluating
 from braintools_optim.loss_scale import LOSS_SCALE, DynamicLossScale
 from braintools_optim.options.hyperparameters import Hyperparameters
 from braintools_optim.options.kinds import Scalar
-from braintools_optim.options.types import ArrayOrQuantity, Structure, Tree
+from braintools_optim.options.types import ArrayOrQuantity, Tree
 from braintools_optim.settings import OptimState
 from braintools_optim.step.diagnosis import Diagnosis
 from braintools_optim.step.metrics import next_metrics, warn_of_skips
@@ -207,7 +208,7 @@ class Updater:
         extra: Extra,
         call: Call,
         scaling: jax.Array | None,
-    ) -> dict[Structure, list[jax.Array]]:
+    ) -> Deferred:
         """Return the new values of the written States, and whether the gradients are finite, None if it never raises.
 
         ``others`` are the values of all States except the optimizer state and the weights, with written States first.
