@@ -89,6 +89,7 @@ from braintools_optim.step.clipping import global_norm
 from braintools_optim.step.rule import GroupRule, RealGroupRule, Rule
 from braintools_optim.step.stage import Leaf, Stage
 from braintools_optim.weights.predicates import Predicate, usual_exclusions
+from braintools_optim.weights.rates import layer_decay, mup
 from braintools_optim.weights.unique_states import UniqueStateManager
 
 __version__ = '0.1.0'
@@ -185,6 +186,8 @@ __all__ = [
     'global_norm',
     'hidden_matrix',
     'jit',
+    'layer_decay',
+    'mup',
     'option',
     'options',
     'register_with_braintools',

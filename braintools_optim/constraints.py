@@ -17,7 +17,7 @@ from braintools_optim.options.types import ArrayOrQuantity, Tree
 from braintools_optim.weights.precision import to_working
 from braintools_optim.weights.predicates import Predicate, matches
 
-__all__ = ['Constraint', 'bound', 'box', 'keep_sign', 'keep_zeros', 'non_negative', 'simplex', 'unit_norm']
+__all__ = ['Constraint', 'bound', 'box', 'chained', 'keep_sign', 'keep_zeros', 'non_negative', 'simplex', 'unit_norm']
 
 Array = jax.Array
 Axis = int | tuple[int, ...] | None

@@ -19,19 +19,20 @@ from braintools_optim.compiled.buffers import is_lost, unshared
 from braintools_optim.constraints import Projection, bound
 from braintools_optim.loss_scale import DynamicLossScale
 from braintools_optim.options.hyperparameters import Hyperparameters, values_of
-from braintools_optim.options.types import ArrayOrQuantity, Options, OptionValue, Tree
+from braintools_optim.options.types import ArrayOrQuantity, Options, Tree
+from braintools_optim.param_groups import GroupSpec
 from braintools_optim.settings import OptimState, Settings
+from braintools_optim.step.group import Group
 from braintools_optim.step.metrics import first_metrics
 from braintools_optim.step.policy import WeightPolicy
 from braintools_optim.step.rule import Rule, Slots
 from braintools_optim.step.stages import init_stage_slots
 from braintools_optim.step.state import OptimizerState, init_state, merge_slots, merge_states, without
-from braintools_optim.weights.groups import Group
 from braintools_optim.weights.predicates import Predicate, check_predicate, selected
 from braintools_optim.weights.registered import Weights
 from braintools_optim.weights.units import norm_scales
 
-__all__ = ['Arguments', 'Core', 'refuse_evaluating']
+__all__ = ['Arguments', 'Core', 'check_options', 'refuse_evaluating']
 
 
 @dataclass(frozen=True)
@@ -97,25 +98,29 @@ class Core:
 
     # registration
 
-    def add_groups(self, weights: Weights, groups: list[Group], overrides: list[Options]) -> None:
-        """Register the weights of further groups, with the options that each overrides; an error registers none."""
+    def add_groups(self, weights: Weights, specs: list[GroupSpec]) -> None:
+        """Register the weights of further groups; an error registers none."""
         if inside_transformation() and not self.made_inside:
             raise ValueError(
                 'Weights cannot be registered inside a transformation with an optimizer that was made outside: '
                 'register them before, or make the optimizer inside too.'
             )
-        options, add_options = self.settings.added(overrides)
-        for own in options:
-            self.check_options(Hyperparameters(own))
+        groups = [spec.group for spec in specs]
+        options, add_options = self.settings.added([spec.options for spec in specs])
+        for group, own in zip(groups, options, strict=True):
+            check_options(group.rule, Hyperparameters(own))
         named = weights.named()
         fresh = {key: named[key] for key in weights.keys[len(self.weights.keys) :]}
         policy, frozen = self.policy_with(fresh), set(self.settings.frozen)
         for predicate, freezing in self.freezing:
             (frozen.update if freezing else frozen.difference_update)(selected(predicate, fresh))
+        for spec in specs:
+            policy, more = spec.treatment.applied(policy, {key: fresh[key] for key in spec.group.keys})
+            frozen.update(more)
         states = []
         for index, (group, own) in enumerate(zip(groups, options, strict=True), len(self.groups)):
             leaves = {key: fresh[key] for key in group.keys}
-            states.append(self.first_state(str(index), leaves, own, policy, frozen))
+            states.append(self.first_state(index, group.rule, leaves, own, policy, frozen))
         state = functools.reduce(merge_states, states)
         weights.strengthen_types()
         add_options()
@@ -146,18 +151,26 @@ class Core:
 
     def first_state(
         self,
-        group: str,
+        index: int,
+        rule: Rule,
         leaves: Mapping[str, ArrayOrQuantity],
-        options: Mapping[str, OptionValue],
-        policy: WeightPolicy | None = None,
+        options: Options,
+        policy: WeightPolicy,
         frozen: Set[str] = frozenset(),
     ) -> OptimizerState:
         """Return the state of some weights of a group before their first update."""
         units = {key: brainunit.get_unit(w) for key, w in leaves.items()}
         arrays = {key: jnp.asarray(brainunit.get_mantissa(w)) for key, w in leaves.items()}
-        state = init_state(self.rule, group, arrays, Hyperparameters(options), policy or self.policy, units, frozen)
+        state = init_state(rule, str(index), arrays, Hyperparameters(options), policy, units, frozen)
         own: OptimizerState = unshared(state, arrays)  # an update donates its state, and must not donate a weight
         return own
+
+    def restarted(
+        self, index: int, leaves: Mapping[str, ArrayOrQuantity], frozen: Set[str] = frozenset()
+    ) -> OptimizerState:
+        """Return the state of some weights of a registered group as before their first update."""
+        rule, options = self.groups[index].rule, self.settings.plain(index)
+        return self.first_state(index, rule, leaves, options, self.policy, frozen)
 
     def replace_lost_state(self) -> None:
         """Start the optimizer state again if its buffers were lost, so that it can be loaded or reset."""
@@ -166,29 +179,21 @@ class Core:
             named = self.weights.named()
             if lost := [key for key, w in named.items() if is_lost(brainunit.get_mantissa(w))]:
                 raise ValueError(f'The weights {", ".join(lost)} were deleted. Assign their States first.')
-            states = []
-            for i, group in enumerate(self.groups):
-                leaves = {key: named[key] for key in group.keys}
-                states.append(self.first_state(str(i), leaves, self.settings.plain(i), frozen=self.settings.frozen))
+            leaves = [{key: named[key] for key in group.keys} for group in self.groups]
+            states = [self.restarted(i, own, self.settings.frozen) for i, own in enumerate(leaves)]
             opt_state.value = functools.reduce(merge_states, states)
         if is_lost(self.step_count.value):
             self.step_count.value = jnp.zeros((), jnp.int32)
         if self.metrics_state is not None and any(map(is_lost, jax.tree.leaves(self.metrics_state.value))):
             self.metrics_state.value = first_metrics(len(self.groups))
 
-    def check_options(self, options: Hyperparameters) -> None:
-        """Raise if options do not go together. Traced options are unknown and pass."""
-        if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(options)):
-            self.rule.check_options(options)
-        if self.rule.decays and options.decoupled_weight_decay:
-            raise ValueError(f'Invalid decoupled_weight_decay=True. {self.name} applies weight_decay itself.')
-
-    def check_change(self, before: Hyperparameters, after: Hyperparameters) -> None:
+    def check_change(self, group: int | None, before: Hyperparameters, after: Hyperparameters) -> None:
         """Raise if changed options do not go together, or would change the slots of registered weights."""
-        self.check_options(after)
+        rule = self.rule if group is None else self.groups[group].rule
+        check_options(rule, after)
         if self.groups:
-            self.check_traced_change(values_of(before), values_of(after))
-        old, new = self.initial_slots(before), self.initial_slots(after)
+            self.check_traced_change(rule, values_of(before), values_of(after))
+        old, new = self.initial_slots(rule, before), self.initial_slots(rule, after)
         same = old.keys() == new.keys() and all(old[k] is new[k] or are_equal(old[k], new[k]) for k in old)
         if self.groups and not same:
             changed = {k: v for k, v in values_of(after).items() if v != values_of(before)[k]}
@@ -197,21 +202,21 @@ class Core:
                 f'would begin as {sorted(new)}, and it is {sorted(old)}.'
             )
 
-    def check_traced_change(self, before: Options, after: Options) -> None:
+    def check_traced_change(self, rule: Rule, before: Options, after: Options) -> None:
         """Raise if a changed option needs slots that the optimizer state lacks, though its traced value is unknown."""
         state = self.registered('use').value
         for name in [k for k, value in before.items() if isinstance(value, Tracer) and after[k] is not value]:
-            needed, needless = (self.initial_slots(Hyperparameters(x)) for x in (after, {**after, name: 0.0}))
+            needed, needless = (self.initial_slots(rule, Hyperparameters(x)) for x in (after, {**after, name: 0.0}))
             if lacking := sorted(needed.keys() - needless.keys() - {*state.slots, *state.stage_slots}):
                 raise ValueError(
                     f'{name} cannot be assigned once weights are registered: it needs {lacking} in the optimizer '
                     f'state, which began without. Give {name} above 0 when you build the optimizer.'
                 )
 
-    def initial_slots(self, options: Hyperparameters) -> Slots:
+    def initial_slots(self, rule: Rule, options: Hyperparameters) -> Slots:
         """Return all slots of a small weight before its first update, to tell whether options change them."""
         w = jnp.zeros((1, 1))
-        return self.rule.initial_state(w, options) | init_stage_slots(self.policy.stages, w, options)
+        return rule.initial_state(w, options) | init_stage_slots(self.policy.stages, w, options)
 
     # freezing
 
@@ -234,11 +239,19 @@ class Core:
             new = [key for key in group.keys if key in names and counts[key] == 0]
             slots, stage_slots = without(slots, new), without(stage_slots, new)
             if not freezing:
-                own = self.first_state(str(index), {key: named[key] for key in new}, self.settings.plain(index))
+                own = self.restarted(index, {key: named[key] for key in new})
                 slots, stage_slots = merge_slots(slots, own.slots), merge_slots(stage_slots, own.stage_slots)
         self.opt_state.value = replace(state, slots=slots, stage_slots=stage_slots)
         frozen = self.settings.frozen
         self.settings.freeze(frozen.union(names) if freezing else frozen.difference(names))
+
+
+def check_options(rule: Rule, options: Hyperparameters) -> None:
+    """Raise if options do not go together. Traced options are unknown and pass."""
+    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(options)):
+        rule.check_options(options)
+    if rule.decays and options.decoupled_weight_decay:
+        raise ValueError(f'Invalid decoupled_weight_decay=True. {type(rule).__name__} applies weight_decay itself.')
 
 
 def are_equal(a: jax.Array, b: jax.Array) -> bool:

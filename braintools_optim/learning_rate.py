@@ -45,6 +45,12 @@ class Scheduled:
         return self.settings.lr_scheduler
 
     @property
+    def lr_schedulers(self) -> list[LRScheduler]:
+        """The schedules of the rates of all groups, each once: ``for s in optimizer.lr_schedulers: s.step()``."""
+        every = [self.lr_scheduler, *map(self.settings.lr_schedule_of, range(len(self.settings.owners)))]
+        return list({id(schedule): schedule for schedule in every}.values())
+
+    @property
     def current_lr(self) -> Scalar:
         """The rate that the next update applies to the first group; assigning a number acts on the next update."""
         return self.settings.lr_of(0)
@@ -64,7 +70,7 @@ class Scheduled:
 
     def get_last_lr(self) -> list[Scalar]:
         """Return the rate of each group."""
-        return [self.settings.lr_of(i) for i in range(max(len(self.settings.overridden), 1))]
+        return [self.settings.lr_of(i) for i in range(max(len(self.settings.owners), 1))]
 
     def add_scheduler(self, scheduler: LearningRate) -> None:
         """Follow another schedule from now on."""

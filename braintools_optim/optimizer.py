@@ -20,7 +20,7 @@ from braintools_optim.compiled.evaluation import eval_weights
 from braintools_optim.compiled.pure import PureStep
 from braintools_optim.compiled.update import Updater, check_call
 from braintools_optim.constraints import Constraint
-from braintools_optim.core import Arguments, Core
+from braintools_optim.core import Arguments, Core, check_options
 from braintools_optim.learning_rate import LearningRate, Rate, Scheduled
 from braintools_optim.loss_scale import DynamicLossScale, check_loss_scale
 from braintools_optim.options.built import BuiltNode
@@ -28,10 +28,10 @@ from braintools_optim.options.fields import HasOptions, Option, bind, fields_of,
 from braintools_optim.options.hyperparameters import Hyperparameters
 from braintools_optim.options.kinds import Argument, Flag
 from braintools_optim.options.types import ArrayOrQuantity, Options, OptionValue, Tree
-from braintools_optim.param_groups import ParamGroup
+from braintools_optim.param_groups import GroupSpec, GroupValue, ParamGroup, group_spec, torch_groups
 from braintools_optim.saving.saved import Saved
 from braintools_optim.saving.summary import summary
-from braintools_optim.settings import OptimState, Settings
+from braintools_optim.settings import OptimState, Settings, as_plain
 from braintools_optim.step.arguments import (
     check_constraints,
     check_dtype,
@@ -46,7 +46,7 @@ from braintools_optim.step.policy import WeightPolicy
 from braintools_optim.step.rule import Extra, Rule
 from braintools_optim.step.stage import Stage
 from braintools_optim.step.stages import StageOptions, with_stages
-from braintools_optim.weights.groups import Group, divide_by_predicates
+from braintools_optim.weights.groups import divide_by_predicates
 from braintools_optim.weights.predicates import Predicate
 from braintools_optim.weights.registered import Weights
 from braintools_optim.weights.unique_states import UniqueStateManager
@@ -139,9 +139,11 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
     loss_scale : float or DynamicLossScale, optional
         Factor by which the loss was multiplied: gradients are divided by it. With a :class:`DynamicLossScale`, updates
         whose gradients are not finite are skipped.
-    groups : dict from predicate to options, optional
-        Groups of weights that override options. The first predicate that chooses a weight decides. A predicate is a
-        pattern for the last parts of a dotted name, or a function ``(name, weight) -> bool``.
+    groups : dict from predicate to options or optimizer, optional
+        Groups of weights that override options, or that have an unregistered optimizer with its algorithm, options and
+        schedule. The first predicate that chooses a weight decides. A predicate is a pattern for the last parts of a
+        dotted name, a unit such as ``u.ms`` for the weights of its dimension, ``float`` for the weights without a unit,
+        or a function ``(name, weight) -> bool``. See :meth:`add_param_group` for the options.
     no_decay : predicate, optional
         The weights without weight decay, such as :func:`usual_exclusions`.
     constraints : dict from predicate to Constraint or function, optional
@@ -174,7 +176,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         Literal['own'] | brainunit.Unit | Sequence[brainunit.Unit] | None, Argument(check_norm_unit)
     ] = None
     loss_scale: Annotated[float | DynamicLossScale | None, Argument(check_loss_scale)] = None
-    groups: Annotated[Mapping[Predicate, Mapping[str, object]] | None, Argument(check_groups)] = None
+    groups: Annotated[Mapping[Predicate, GroupValue] | None, Argument(check_groups)] = None
     no_decay: Annotated[Predicate | None, Argument(check_no_decay)] = None
     constraints: Annotated[
         Mapping[Predicate, Constraint | Callable[[jax.Array], jax.Array]] | None, Argument(check_constraints)
@@ -211,7 +213,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
                 metrics=records,
             )
             self._core = Core(self, settings, arguments, policy, self.step_count, self.metrics_state)
-            self._core.check_options(Hyperparameters(settings.as_plain(settings.options.defaults)))
+            check_options(self, Hyperparameters(as_plain(cls, settings.options.defaults)))
             self._updater = Updater(self._core)
             self.settings = settings
 
@@ -225,39 +227,73 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         """Register weights: a tree of ``brainstate.State``, such as ``model.states(brainstate.ParamState)``.
 
         Weights that are registered already keep their optimizer state; further ones become a group, or the groups of
-        the option ``groups``. Returns the optimizer.
+        the option ``groups``. A list of dicts with the weights under ``'params'``, torch's form, registers a group for
+        each dict, with the options that the dict holds besides. Returns the optimizer.
         """
         core = self._core
+        if (entries := torch_groups(param_states)) is not None:
+            self._add_entries(entries)
+            return self
         weights, keys = core.weights.extended(param_states, skip_known=bool(core.groups))
         if keys:
             named = weights.named()
             parts = divide_by_predicates({key: named[key] for key in keys}, self.groups or {})
-            groups = [Group(names, {name: weights.state_of(name) for name in names}) for names, _ in parts]
-            groups = [Group(parts[0][0], param_states)] if len(parts) == 1 else groups
-            self._add_groups(weights, groups, [dict(options) for _, options in parts])
+            trees = [{name: weights.state_of(name) for name in names} for names, _ in parts]
+            trees = [param_states] if len(parts) == 1 else trees
+            pairs = zip(parts, trees, strict=True)
+            self._add_groups(
+                weights, [group_spec(self._core.rule, names, tree, value) for (names, value), tree in pairs]
+            )
         return self
 
-    def add_param_group(self, params: Tree, **overrides: OptionValue) -> None:
+    def add_param_group(self, params: Tree, optimizer: Optimizer | None = None, **overrides: Any) -> None:
         """Register more weights, with options that override (``lr``, ``weight_decay``, ``betas``, ...).
 
-        The schedule drives the group from the group's ``lr``; all other options are those of the optimizer.
+        Parameters
+        ----------
+        params : tree
+            The States, or torch's form: a dict with the States under ``'params'`` and options.
+        optimizer : Optimizer, optional
+            An unregistered optimizer, whose algorithm, options and schedule the group has.
+        **overrides
+            Options of the group; all other options are those of the optimizer. A number as ``lr`` is the base rate,
+            from which the schedule of the optimizer drives the group; a schedule or a function of the update count
+            drives the group alone. ``no_decay`` and ``freeze`` are True or a predicate, ``constraints`` is one
+            constraint or a dict like that of the constructor.
         """
         if not self._core.groups:
             raise ValueError('register_trainable_weights must be called before add_param_group.')
+        if optimizer is not None and overrides:
+            raise TypeError(f'Invalid options {sorted(overrides)} beside an optimizer. Give them to the optimizer.')
+        if optimizer is not None and not isinstance(optimizer, Optimizer):
+            raise TypeError(f'Invalid optimizer={optimizer!r}. Must be an unregistered Optimizer.')
+        entries = torch_groups(params) if optimizer is None else None
+        if entries is not None:
+            self._add_entries([{**entry, **overrides} for entry in entries])
+            return
         weights, keys = self._core.weights.extended(params)
-        self._add_groups(weights, [Group(keys, params)], [overrides])
+        self._add_groups(weights, [group_spec(self._core.rule, keys, params, optimizer or overrides)])
 
-    def _add_groups(self, weights: Weights, groups: list[Group], overrides: list[Options]) -> None:
+    def _add_entries(self, entries: Sequence[Options]) -> None:
+        """Register groups that are given in torch's form."""
+        if self.groups:
+            raise ValueError('A list of groups cannot be registered beside groups=. Must be one of them.')
+        weights, specs = self._core.weights, []
+        for entry in entries:
+            params = entry.pop('params')
+            weights, keys = weights.extended(params)
+            specs.append(group_spec(self._core.rule, keys, params, entry))
+        self._add_groups(weights, specs)
+
+    def _add_groups(self, weights: Weights, specs: list[GroupSpec]) -> None:
         self._core.refuse_evaluating('Registering weights')
-        self._core.add_groups(weights, *self.split_groups(weights, groups, overrides))
+        self._core.add_groups(weights, self.split_groups(weights, specs))
         self.opt_state = self._core.opt_state
         self._updater.compile()
 
-    def split_groups(
-        self, weights: Weights, groups: list[Group], overrides: list[Options]
-    ) -> tuple[list[Group], list[Options]]:
-        """Return further groups and the options that they override, divided as the rule needs them."""
-        return groups, overrides
+    def split_groups(self, weights: Weights, specs: list[GroupSpec]) -> list[GroupSpec]:
+        """Return further groups, divided as the rule needs them."""
+        return specs
 
     def freeze(self, predicate: Predicate) -> None:
         """Leave weights as they are: no update, no decay, no part in norms. Weights registered later are included.

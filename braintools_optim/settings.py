@@ -20,8 +20,9 @@ from braintools_optim.options.kinds import RATE, Kind, MissingKeyError, Scalar, 
 from braintools_optim.options.types import Options, OptionValue, Tree
 from braintools_optim.schedulers.base import LRScheduler, Position
 from braintools_optim.schedulers.function import OptaxSchedule, as_scheduler
+from braintools_optim.step.stages import StageOptions
 
-__all__ = ['OptimState', 'OptionValues', 'Settings']
+__all__ = ['GroupOptions', 'OptimState', 'OptionValues', 'Settings', 'as_plain', 'kinds_of', 'split_schedules']
 
 Schedules = dict[str, dict[str, LRScheduler]]  # by part and option
 
@@ -33,7 +34,8 @@ class Positions(TypedDict):
     options: dict[str, dict[str, Position]]
 
 
-Check = Callable[[Hyperparameters, Hyperparameters], None]  # of the options before and after a change
+Check = Callable[[int | None, Hyperparameters, Hyperparameters], None]
+"""A check of the options of a group, or of the defaults, before and after a change."""
 
 
 class OptimState(brainstate.LongTermState):
@@ -74,6 +76,46 @@ def shared_names(owner: type) -> frozenset[str]:
     return frozenset(name for name, own in fields_of(owner).items() if own.over_all)
 
 
+def split_schedules(owner: type, options: Options) -> tuple[Options, dict[str, LRScheduler]]:
+    """Return checked options, in which the base rates of schedules replace the schedules, and the schedules."""
+    kinds, checked, schedules = kinds_of(owner), {}, {}
+    for name, value in options.items():
+        if callable(value) and kinds[name].schedulable:
+            schedule: OptionValue = value
+            schedules[name] = as_scheduler(schedule)
+            value = schedules[name].base_lrs[0]
+        checked[name] = kinds[name].check(name, value)
+    return checked, schedules
+
+
+def as_leaves(owner: type, options: Options) -> Hyperparameters:
+    """Return checked options of a class in the form that the State holds."""
+    kinds = kinds_of(owner)
+    return Hyperparameters({name: kinds[name].to_leaf(value) for name, value in options.items()})
+
+
+def as_plain(owner: type, hp: Hyperparameters) -> Options:
+    """Return options of a class as Python numbers and flags."""
+    kinds = kinds_of(owner)
+    return {name: kinds[name].from_leaf(leaf) for name, leaf in values_of(hp).items()}
+
+
+@dataclass(frozen=True)
+class GroupOptions:
+    """The options of a further group: those that override, and the settings of the group's own optimizer if any."""
+
+    overrides: Options
+    own: Settings | None = None
+    follows: bool = False
+    """Whether the schedule of the whole drives the group, although the group has its own optimizer."""
+
+
+@functools.cache
+def stage_names() -> frozenset[str]:
+    """Return the names of the options of stages that a group with its own optimizer has from the whole by default."""
+    return frozenset(name for name, own in fields_of(StageOptions).items() if own.init and not own.over_all)
+
+
 class Settings(Node):
     """The options in one State, by part, and the schedules that drive some of them.
 
@@ -84,38 +126,18 @@ class Settings(Node):
     def __init__(self, owner: type, lr: Schedulable, options: Options, step_count: OptimState):
         self.owner = owner
         self.step_count = step_count
+        self.owners: list[type] = []  # for each group, the class whose options the group has
+        self.separate: list[bool] = []  # for each group, whether it has its own optimizer
         self.overridden: list[set[str]] = []  # for each group, the names of the options that it overrides
         self.schedules: Schedules = {}
+        self.is_part = False  # whether these are the options of a group of another optimizer
         over_all = shared_names(owner)
-        shared, shared_schedules = self.split({name: x for name, x in options.items() if name in over_all})
-        defaults, schedules = self.split({name: x for name, x in options.items() if name not in over_all})
-        values = OptionValues(self.as_leaves(shared), self.as_leaves(defaults), [])
+        shared, shared_schedules = split_schedules(owner, {n: x for n, x in options.items() if n in over_all})
+        defaults, schedules = split_schedules(owner, {n: x for n, x in options.items() if n not in over_all})
+        values = OptionValues(as_leaves(owner, shared), as_leaves(owner, defaults), [])
         self.values = OptimState(Packed.of(values))
-        self.lr_scheduler = self.admit(lr)
+        self.lr_scheduler = self.admit(lr, defaults)
         self.commit(values, {'shared': shared_schedules, 'defaults': schedules})
-
-    # forms of options
-
-    def split(self, options: Options) -> tuple[Options, dict[str, LRScheduler]]:
-        """Return checked options, in which the base rates of schedules replace the schedules, and the schedules."""
-        kinds, checked, schedules = kinds_of(self.owner), {}, {}
-        for name, value in options.items():
-            if callable(value) and kinds[name].schedulable:
-                schedule: OptionValue = value
-                schedules[name] = as_scheduler(schedule)
-                value = schedules[name].base_lrs[0]
-            checked[name] = kinds[name].check(name, value)
-        return checked, schedules
-
-    def as_leaves(self, options: Options) -> Hyperparameters:
-        """Return checked options in the form that the State holds."""
-        kinds = kinds_of(self.owner)
-        return Hyperparameters({name: kinds[name].to_leaf(value) for name, value in options.items()})
-
-    def as_plain(self, hp: Hyperparameters) -> Options:
-        """Return options as Python numbers and flags."""
-        kinds = kinds_of(self.owner)
-        return {name: kinds[name].from_leaf(leaf) for name, leaf in values_of(hp).items()}
 
     # what the next update reads
 
@@ -144,28 +166,52 @@ class Settings(Node):
         options = {part: {n: of(schedule) for n, schedule in own.items()} for part, own in self.schedules.items()}
         return {'lr': lr, 'options': options}
 
+    def owner_of(self, part: str | int) -> type:
+        """Return the class whose options a part or a group has."""
+        return self.owners[part] if isinstance(part, int) else self.owner
+
+    def inherits(self, group: int, name: str) -> bool:
+        """Return whether a group has the value that an option has by default."""
+        shares = not self.separate[group] or name in stage_names()
+        return shares and name not in self.overridden[group]
+
+    def lr_schedule_of(self, part: str | int) -> LRScheduler:
+        """Return the schedule of the learning rate of a part or a group."""
+        return self.schedules.get(str(part), {}).get('lr', self.lr_scheduler)
+
     def part(self, values: OptionValues, positions: Positions, part: str | int) -> Hyperparameters:
         """Return the options of a part, or of a group by its number, as schedules drive them; read no State."""
         group = part if isinstance(part, int) else None
         hp: Hyperparameters = getattr(values, str(part)) if group is None else values.groups[group]
-        kinds, driven = kinds_of(self.owner), {}
-        for where in [str(part)] if group is None else ['defaults', str(group)]:
+        owner, driven = self.owner_of(part), {}
+        for where in [str(part)] if group is None else ['defaults', str(part)]:
             for name, schedule in self.schedules.get(where, {}).items():
-                if where != 'defaults' or group is None or name not in self.overridden[group]:
-                    driven[name] = kinds[name].to_leaf(schedule.rate(positions['options'][where][name]))
-        if part != 'shared' and getattr(self.lr_scheduler, 'cycle_momentum', False):
-            momentum = self.lr_scheduler.momentum_at(positions['lr']['epoch'], group or 0)
+                if name != 'lr' and (group is None or where != 'defaults' or self.inherits(group, name)):
+                    driven[name] = kinds_of(owner)[name].to_leaf(schedule.rate(positions['options'][where][name]))
+        if part != 'shared':
+            driven |= self.driven_by_rate(hp, positions, part)
+        return with_values(hp, **driven)
+
+    def driven_by_rate(self, hp: Hyperparameters, positions: Positions, part: str | int) -> Options:
+        """Return the options that the schedule of the learning rate drives: the rate, and the momentum if cycled."""
+        schedule, place = self.lr_schedule_of(part), part if isinstance(part, int) else 0
+        driven: Options = {}
+        position = positions['lr']
+        if schedule is not self.lr_scheduler:
+            position, place = positions['options'][str(part)]['lr'], 0
+        if schedule.cycle_momentum:
+            momentum = schedule.momentum_at(position['epoch'], place)
             if 'momentum' in values_of(hp):
                 driven['momentum'] = momentum
             else:
                 driven['betas'] = (Decay.of(momentum), *hp.betas[1:])
-        if group is not None:
-            driven['lr'] = hp.lr_scale * self.lr_scheduler.rate(positions['lr'], hp.lr, group)
-        return with_values(hp, **driven)
+        if isinstance(part, int):
+            driven['lr'] = hp.lr_scale * schedule.rate(position, hp.lr, place)
+        return driven
 
     def plain(self, part: str | int) -> Options:
         """Return the present options of a part as Python numbers and flags."""
-        return self.as_plain(self.part(self.options, self.positions(), part))
+        return as_plain(self.owner_of(part), self.part(self.options, self.positions(), part))
 
     def read(self, name: str) -> OptionValue:
         """Return the present value of an option of the optimizer."""
@@ -173,47 +219,78 @@ class Settings(Node):
 
     # changes
 
-    def added(self, groups: Sequence[Options]) -> tuple[list[Options], Callable[[], None]]:
+    def added(self, groups: Sequence[GroupOptions]) -> tuple[list[Options], Callable[[], None]]:
         """Return all options of further groups, given those that they override, and a function that adds the groups."""
+        self.refuse_part()
         values, schedules = self.options, dict(self.schedules)
-        every, overridden = [], []
-        for index, overrides in enumerate(groups, len(self.overridden)):
-            options = {**self.as_plain(values.defaults), 'lr': self.lr_scheduler.base_lr_of(index)}
-            if unknown := overrides.keys() - options.keys():
+        every, overridden, owners, rates = [], [], [], {}
+        for index, group in enumerate(groups, len(self.owners)):
+            source = group.own or self
+            options = as_plain(source.owner, source.options.defaults) | {'lr': self.lr_scheduler.base_lr_of(index)}
+            if unknown := group.overrides.keys() - options.keys():
                 raise TypeError(f'Unknown options of a group: {sorted(unknown)}. Must be among {sorted(options)}.')
-            if 'lr' in overrides:
-                refuse_own_rate(self.lr_scheduler)
-            own, schedules[str(index)] = self.split(dict(overrides))
+            overrides = group.overrides if group.own is None else group.own.as_overrides(group)
+            if group.own is not None:
+                options |= {n: x for n, x in as_plain(self.owner, values.defaults).items() if n in stage_names()}
+            own, driven = split_schedules(source.owner, overrides)
+            if 'lr' in driven:
+                self.admit(driven['lr'], options | own)
+            elif 'lr' in own:
+                rates[index] = own['lr']
             every.append(options | own)
             overridden.append(set(own))
+            owners.append(source.owner)
+            schedules[str(index)] = driven
+        admit_rates = self.lr_scheduler.admitted(rates)
 
         def add() -> None:
+            admit_rates()
+            for group in groups:
+                if group.own is not None:
+                    group.own.is_part = True
+            self.owners = [*self.owners, *owners]
+            self.separate = [*self.separate, *(group.own is not None for group in groups)]
             self.overridden = [*self.overridden, *overridden]
-            self.commit(replace(values, groups=[*values.groups, *map(self.as_leaves, every)]), schedules)
+            leaves = [as_leaves(owner, options) for owner, options in zip(owners, every, strict=True)]
+            self.commit(replace(values, groups=[*values.groups, *leaves]), schedules)
 
         return every, add
+
+    def as_overrides(self, group: GroupOptions) -> Options:
+        """Return the options and schedules of a group that has these settings, where they are not the defaults."""
+        fields, options = fields_of(self.owner), as_plain(self.owner, self.options.defaults)
+        found = {name: value for name, value in options.items() if value != fields[name].default}
+        found |= self.schedules.get('defaults', {})
+        if not group.follows:
+            schedule = self.lr_scheduler
+            found['lr'] = schedule.detached() if isinstance(schedule, OptaxSchedule) else schedule
+        return found | group.overrides
 
     def set(self, name: str, value: OptionValue, group: int | None, check: Check) -> None:
         """Change an option of one group, or of all groups that do not override it, from the next update on."""
         values, over_all = self.options, name in shared_names(self.owner)
-        if name not in values_of(values.shared if over_all else values.defaults) or (over_all and group is not None):
-            raise MissingKeyError(f'{name!r} is no option. Must be among {sorted(values_of(values.defaults))}.')
-        options, schedules = self.split({name: value})
+        owner = self.owner if group is None else self.owners[group]
+        known = values_of(values.shared if over_all else values.defaults if group is None else values.groups[group])
+        if name not in known or (over_all and group is not None):
+            raise MissingKeyError(f'{name!r} is no option. Must be among {sorted(known)}.')
+        options, schedules = split_schedules(owner, {name: value})
+        if 'lr' in schedules and group is not None:
+            self.admit(schedules['lr'], as_plain(owner, values.groups[group]))
 
-        def changed(hp: Hyperparameters) -> Hyperparameters:
-            if not over_all:
-                before = self.as_plain(hp)
-                check(Hyperparameters(before), Hyperparameters(before | options))
-            return with_values(hp, **values_of(self.as_leaves(options)))
+        leaves = values_of(as_leaves(owner, options))
+
+        def changed(hp: Hyperparameters, group: int | None) -> Hyperparameters:
+            before = as_plain(self.owner if group is None else self.owners[group], hp)
+            check(group, Hyperparameters(before), Hyperparameters(before | options))
+            return with_values(hp, **leaves)
 
         if over_all:
-            values = replace(values, shared=changed(values.shared))
+            values = replace(values, shared=with_values(values.shared, **leaves))
         elif group is None:
-            values = replace(values, defaults=changed(values.defaults))
-        chosen = [
-            i == group or (group is None and not over_all and name not in x) for i, x in enumerate(self.overridden)
-        ]
-        groups = [changed(hp) if c else hp for c, hp in zip(chosen, values.groups, strict=True)]
+            values = replace(values, defaults=changed(values.defaults, None))
+        everywhere = group is None and not over_all
+        chosen = [i == group or (everywhere and self.inherits(i, name)) for i in range(len(self.owners))]
+        groups = [changed(hp, i) if c else hp for i, (c, hp) in enumerate(zip(chosen, values.groups, strict=True))]
         where = ('shared' if over_all else 'defaults') if group is None else str(group)
         others = {n: s for n, s in self.schedules.get(where, {}).items() if n != name}
         # a compiled function would keep using the schedule that drives this option by default
@@ -224,32 +301,35 @@ class Settings(Node):
 
     def follow(self, lr: Schedulable) -> None:
         """Follow another schedule of the learning rate from now on."""
-        scheduler = self.admit(lr)
-        if any('lr' in own for own in self.overridden):
-            refuse_own_rate(scheduler)
-        self.lr_scheduler = scheduler
+        self.refuse_part()
         values = self.options
-        groups = [
-            hp if 'lr' in own else with_values(hp, lr=RATE.to_leaf(self.lr_scheduler.base_lr_of(i)))
-            for i, (own, hp) in enumerate(zip(self.overridden, values.groups, strict=True))
-        ]
+        scheduler = self.admit(as_scheduler(lr), as_plain(self.owner, values.defaults))
+        separate = [self.lr_schedule_of(i) is not self.lr_scheduler for i in range(len(self.owners))]
+        groups, rates = list(values.groups), {}
+        for i, (hp, own) in enumerate(zip(values.groups, self.overridden, strict=True)):
+            if 'lr' in own and not separate[i]:
+                rates[i] = as_number(hp.lr)
+            elif not separate[i]:
+                groups[i] = with_values(hp, lr=RATE.to_leaf(scheduler.base_lr_of(i)))
+        scheduler.admitted(rates)()
+        self.lr_scheduler = scheduler
         self.commit(replace(values, groups=groups), dict(self.schedules), renewed=True)
 
-    def admit(self, lr: Schedulable) -> LRScheduler:
-        """Return the schedule of a learning rate; raise if the optimizer lacks the momentum that it cycles."""
+    def admit(self, lr: Schedulable, options: Options) -> LRScheduler:
+        """Return the schedule of a learning rate; raise if the options lack the momentum that the schedule cycles."""
         scheduler = as_scheduler(lr)
-        if getattr(scheduler, 'cycle_momentum', False):
-            options = self.as_plain(self.options.defaults)
+        if scheduler.cycle_momentum:
             if options.keys().isdisjoint({'momentum', 'betas'}):
                 raise ValueError('Invalid cycle_momentum=True. This optimizer has neither momentum nor betas.')
             if not is_on(options.get('momentum', 1.0)):
                 raise ValueError('Invalid cycle_momentum=True with momentum=0. Give the optimizer a momentum above 0.')
-        if isinstance(scheduler, OptaxSchedule):
+        if isinstance(scheduler, OptaxSchedule) and scheduler.last_epoch is not self.step_count:
             scheduler.follow(self.step_count)
         return scheduler
 
     def commit(self, values: OptionValues, schedules: Schedules, renewed: bool = False) -> None:
         """Write the options, and count the change if schedules are replaced."""
+        self.refuse_part()
         for schedule in (s for own in schedules.values() for s in own.values()):
             if isinstance(schedule, OptaxSchedule) and schedule.last_epoch is not self.step_count:
                 schedule.follow(self.step_count)
@@ -257,6 +337,13 @@ class Settings(Node):
             values = replace(values, schedule_changes=values.schedule_changes + 1)
         self.schedules = schedules
         self.values.value = Packed.of(values)
+
+    def refuse_part(self) -> None:
+        """Raise if these are the options of a group of another optimizer."""
+        if self.is_part:
+            raise ValueError(
+                f'This {self.owner.__name__} is the optimizer of a group. Assign to an entry of param_groups instead.'
+            )
 
     @property
     def frozen(self) -> frozenset[str]:
@@ -272,35 +359,29 @@ class Settings(Node):
 
     def lr_of(self, group: int) -> Scalar:
         """Return the rate that a group applies."""
-        if not self.overridden:
+        if not self.owners:
             return self.lr_scheduler()
         rate: Scalar = as_number(self.part(self.options, self.positions(), group).lr)
         return rate
 
     def set_lr(self, value: Scalar) -> None:
-        """Set the rate of the schedule so that the first group applies ``value``."""
-        scale = as_number(self.options.groups[0].lr_scale) if self.overridden else 1.0
+        """Set the rate of the schedule of the first group so that the first group applies ``value``."""
+        scale = as_number(self.options.groups[0].lr_scale) if self.owners else 1.0
         refusal = f'Invalid lr={value!r}. The first group has an lr_scale of 0: no rate gives it.'
-        self.lr_scheduler.set_rate(quotient(RATE.check('lr', value), scale, refusal))
+        self.lr_schedule_of(0).set_rate(quotient(RATE.check('lr', value), scale, refusal))
 
     def set_lr_of(self, group: int, value: Scalar, check: Check) -> None:
-        """Set the rate that a group applies; for a single group, set the rate of the schedule."""
-        if len(self.overridden) == 1:
+        """Set the rate that a group applies: that of its own schedule, if it has one or if there is no other group."""
+        hp, schedule = self.options.groups[group], self.lr_schedule_of(group)
+        if len(self.owners) == 1:
             self.set_lr(value)
-            return
-        hp = self.options.groups[group]
-        scheduled = as_number(self.lr_scheduler.rate(self.lr_scheduler.position(), hp.lr, group))
-        refusal = f'Invalid lr={value!r} of group {group}. The schedule stands at zero: no factor gives it.'
-        self.set('lr_scale', quotient(RATE.check('lr', value), scheduled, refusal), group, check)
-
-
-def refuse_own_rate(scheduler: LRScheduler) -> None:
-    """Raise if a schedule cannot drive a group that has a separate learning rate."""
-    if not scheduler.uses_base_lr:
-        raise ValueError(
-            f'A group cannot have an lr of its own under {type(scheduler).__name__}: '
-            f'give it an lr_scale, or list the base rates of all groups in the schedule.'
-        )
+        elif schedule is not self.lr_scheduler:
+            refusal = f'Invalid lr={value!r}. Group {group} has an lr_scale of 0: no rate gives it.'
+            schedule.set_rate(quotient(RATE.check('lr', value), as_number(hp.lr_scale), refusal))
+        else:
+            scheduled = as_number(schedule.rate(schedule.position(), hp.lr, group))
+            refusal = f'Invalid lr={value!r} of group {group}. The schedule stands at zero: no factor gives it.'
+            self.set('lr_scale', quotient(RATE.check('lr', value), scheduled, refusal), group, check)
 
 
 def quotient(value: Scalar, by: Scalar, refusal: str) -> Scalar:

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from braintools_optim.options.built import BuiltNode, refuse_unknown
 from braintools_optim.options.kinds import RATE, MissingKeyError, Number, Range, Scalar, as_number
+from braintools_optim.options.number import ReadsAsNumber
 from braintools_optim.options.types import Tree
 from braintools_optim.schedulers.arguments import COUNT, NON_NEGATIVE, Each
 from braintools_optim.schedulers.curves import ratio
@@ -43,7 +44,7 @@ class FollowsSchedule(Protocol):
     def add_scheduler(self, scheduler: LRScheduler, /) -> object: ...
 
 
-class LRScheduler(BuiltNode):
+class LRScheduler(ReadsAsNumber, BuiltNode):
     r"""The base class of learning rate schedules: a rate :math:`\eta(t, \eta_0)` of epoch :math:`t` and base rate.
 
     A subclass defines :meth:`formula`; this class provides the rest, inside and outside of compiled functions.
@@ -201,6 +202,15 @@ class LRScheduler(BuiltNode):
         """Return the base rate of a parameter group. Groups beyond the last base rate share the last base rate."""
         return value_of_group(self.base_lrs, group)
 
+    def admitted(self, rates: Mapping[int, Scalar]) -> Callable[[], None]:
+        """Return a function that admits groups with these base rates; raise if the schedule cannot drive them."""
+        if rates and not self.uses_base_lr:
+            raise ValueError(
+                f'A group cannot have an lr of its own under {type(self).__name__}: '
+                f'give it an lr_scale, or list the base rates of all groups in the schedule.'
+            )
+        return lambda: None
+
     @property
     def depends_on_epoch(self) -> bool:
         """Whether the rate depends on the epoch.
@@ -273,8 +283,9 @@ class LRScheduler(BuiltNode):
         rate: Scalar = as_number(self.rate(self.position()) if count is None else self.lr_at(count))
         return rate
 
-    def __float__(self) -> float:
-        return float(self())
+    def as_number(self) -> Scalar:
+        """Return the present rate."""
+        return self()
 
     def get_lr(self) -> list[Scalar]:
         """Return the present rates, one per base rate."""

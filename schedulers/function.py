@@ -63,6 +63,12 @@ class OptaxSchedule(LRScheduler):
         """Raise a ``TypeError``: the schedule follows the update count of its optimizer."""
         raise TypeError('An OptaxSchedule follows the update count of its optimizer and cannot be stepped.')
 
+    def detached(self) -> OptaxSchedule:
+        """Return a schedule of the same function and the same manual rate that follows no optimizer yet."""
+        schedule = OptaxSchedule(self.function)
+        schedule.manual.value = self.manual.value
+        return schedule
+
     def follow(self, step_count: LongTermState) -> None:
         """Read the epoch from the update count of an optimizer from now on; raise if it already follows one."""
         if self.attached:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +34,8 @@ class ReduceLROnPlateau(LRScheduler):
     .. math:: \eta_t = \max(\eta_0 \, \text{factor}^n, \eta_{min})
 
     after :math:`n` reductions. ``step(metric)`` ends an epoch. If ``base_lr`` is another schedule, the
-    reductions multiply the rate of that schedule. A parameter group with another base rate is reduced at the same
-    time and by the same factor as the base rate with its index in ``base_lr``.
+    reductions multiply the rate of that schedule. The rate of a parameter group with another base rate is reduced at
+    the same time, from that base rate, as in torch.
 
     Parameters
     ----------
@@ -73,8 +73,6 @@ class ReduceLROnPlateau(LRScheduler):
     0.5
     """
 
-    uses_base_lr = False  # the reductions are computed for the listed base rates
-
     def __init__(
         self,
         base_lr: float | Sequence[float] | LRScheduler = 1e-3,
@@ -108,6 +106,25 @@ class ReduceLROnPlateau(LRScheduler):
     def formula(self, epoch: Array, base_lr: Scalar, group: int = 0) -> Scalar:
         """Return the rate at ``epoch`` without reductions."""
         return base_lr if self.schedule is None else self.schedule.lr_at(epoch, base_lr, group)
+
+    def admitted(self, rates: Mapping[int, Scalar]) -> Callable[[], None]:
+        """Return a function that lists these base rates of groups, from which the groups' rates are reduced."""
+        known = len(self.base_lrs)
+        for group, rate in rates.items():
+            if group < known and rate != self.base_lrs[group]:
+                raise ValueError(
+                    f'Invalid lr={rate!r} of group {group}. Must be {self.base_lrs[group]}, the base rate that its '
+                    f'{type(self).__name__} lists. A schedule serves two optimizers only if their groups agree.'
+                )
+        every = [rates.get(group, self.base_lr_of(group)) for group in range(max([known, *(i + 1 for i in rates)]))]
+        minima = [value_of_group(self.min_lrs, group) for group in range(len(every))]
+
+        def admit() -> None:
+            more = as_float([self.reduction.value[-1]] * (len(every) - known))
+            self.reduction.value = jnp.concatenate([self.reduction.value, more])
+            self.__dict__.update(base_lrs=tuple(every), min_lrs=tuple(minima))
+
+        return admit if len(every) > known else super().admitted({})
 
     def sources(self) -> dict[str, LongTermState]:
         return {**super().sources(), 'reduction': self.reduction}

@@ -132,11 +132,12 @@ bo.restore_braintools()
     assert (done.stdout, done.returncode) == (2 * message, 0), done.stderr
 
 
-def test_optimizer_of_braintools_refuses_a_schedule(original: Any) -> None:
+def test_optimizer_of_braintools_reads_a_schedule_as_a_number(original: Any) -> None:
+    """braintools' optimizers do not follow schedules of this library: a schedule stands for its present rate."""
     bo.register_with_braintools()
     assert not isinstance(bo.StepLR(), original.LRScheduler)
     w = brainstate.ParamState(jnp.ones(()))
-    optimizer = original.SGD(lr=bo.StepLR())
+    optimizer = original.SGD(lr=bo.StepLR(0.25))
     optimizer.register_trainable_weights({'w': w})
-    with pytest.raises(TypeError, match='StepLR'):
-        optimizer.step({'w': jnp.ones(())})
+    optimizer.step({'w': jnp.ones(())})
+    assert float(w.value) == 0.75

@@ -48,8 +48,11 @@ def evaluation_weights(core: Core) -> list[jax.Array]:
     for i, group in enumerate(core.groups):
         hp = settings.part(options, positions, i)
         group_weights = {key: master_or_cast(weights[key], slots_of(state.stage_slots, key)) for key in group.keys}
-        if isinstance(core.rule, GroupRule):
-            found |= core.rule.group_evaluation(group_weights, state.groups[str(i)], hp)
+        if len(core.groups) > 1 and not group.rule.has_evaluation and any(g.rule.has_evaluation for g in core.groups):
+            found |= {key: weights[key] for key in group.keys}
+            continue
+        if isinstance(group.rule, GroupRule):
+            found |= group.rule.group_evaluation(group_weights, state.groups[str(i)], hp)
             continue
         for key, w in group_weights.items():
             if key in settings.frozen and not slots_of(state.slots, key):  # frozen before the first update
@@ -57,7 +60,7 @@ def evaluation_weights(core: Core) -> list[jax.Array]:
                 continue
             working = to_working(w)
             exact = (cast_floats(x, like=working) for x in (slots_of(state.slots, key), hp))
-            found[key] = from_working(core.rule.evaluation(working, *exact), w.dtype)
+            found[key] = from_working(group.rule.evaluation(working, *exact), w.dtype)
     for key, constraint in core.policy.constraints.items():
         found[key] = constraint.project(found[key], state.constraint[key])
     return [found[key].astype(w.dtype) for key, w in weights.items()]

@@ -15,7 +15,7 @@ from braintools_optim.settings import OptionValues
 from braintools_optim.step.policy import WeightPolicy
 from braintools_optim.step.rule import Extra
 from braintools_optim.step.state import OptimizerState, init_state
-from braintools_optim.step.step import Inputs, Outcome, step
+from braintools_optim.step.step import GroupInputs, Inputs, Outcome, step
 
 __all__ = ['PureStep']
 
@@ -59,8 +59,8 @@ class PureStep:
     ) -> Outcome:
         """Return the changes of the weights and the new state, with the rate that the schedule has at ``count``."""
         shared, hp = self.at(count)
-        inputs = Inputs(shared, [(list(weights), hp)], weights, gradients, state, extra)
-        return step(self.core.rule, self.policy(weights), inputs)
+        inputs = Inputs(shared, [GroupInputs(list(weights), hp, self.core.rule)], weights, gradients, state, extra)
+        return step(self.policy(weights), inputs)
 
     def policy(self, weights: Leaves) -> WeightPolicy:
         """Return the policy for these weights, under which a step returns their changes."""

@@ -34,7 +34,7 @@ from braintools_optim.step.diagnosis import Diagnosis
 from braintools_optim.step.metrics import next_metrics, warn_of_skips
 from braintools_optim.step.rule import Extra
 from braintools_optim.step.state import OptimizerState
-from braintools_optim.step.step import MANY, Inputs, check_gradients, step
+from braintools_optim.step.step import MANY, GroupInputs, Inputs, check_gradients, step
 from braintools_optim.weights.precision import compute_dtype
 from braintools_optim.weights.units import warn_of_mixed_norms
 
@@ -224,10 +224,11 @@ class Updater:
         shared = settings.part(options, at, 'shared')
         weights = core.weights.leaves(values)
         found = self.matched(gradients, weights, options.frozen, call)
-        groups = [(group.keys, settings.part(options, at, i)) for i, group in enumerate(core.groups)]
+        parts = [settings.part(options, at, i) for i in range(len(core.groups))]
+        groups = [GroupInputs(group.keys, hp, group.rule) for group, hp in zip(core.groups, parts, strict=True)]
         self.warn_of_units(shared)
         scale = scaling if scale_before is None else scale_before['scale']
-        new = step(core.rule, core.policy, Inputs(shared, groups, weights, found, state, extra, scale, call.dynamic))
+        new = step(core.policy, Inputs(shared, groups, weights, found, state, extra, scale, call.dynamic))
         count = count + (1 if new.finite is None else new.finite)
         if new.finite is not None and (call.dynamic or shared.on_nonfinite == 'skip'):
             warn_of_skips(new.state.skipped[1], shared.max_consecutive_skips)
@@ -237,7 +238,7 @@ class Updater:
         if core.dynamic_loss_scale is not None and new.finite is not None and scale_before is not None:
             after.append(core.dynamic_loss_scale.after(scale_before, new.finite))
         if metrics_before is not None:
-            rates = [hp.lr for _, hp in groups]
+            rates = [hp.lr for hp in parts]
             metrics = next_metrics(metrics_before, new.metrics, rates, new.state.skipped[0], count, new.finite)
             if required is not None:
                 metrics = {name: jnp.where(required, x, metrics_before[name]) for name, x in metrics.items()}
@@ -251,8 +252,9 @@ class Updater:
         """Return the gradients of the parameters that are not frozen by name, on the scales of the weights' units."""
         core = self.core
         found, scales = core.weights.match(gradients, call.loss_unit, call.partial, frozen)
-        if call.partial and core.rule.couples_parameters and not weights.keys() <= found.keys() | frozen:
-            raise ValueError(f'Invalid partial=True. {core.name} needs the gradients of all weights.')
+        for rule, keys in ((group.rule, set(group.keys)) for group in core.groups) if call.partial else ():
+            if rule.couples_parameters and not keys <= found.keys() | frozen:
+                raise ValueError(f'Invalid partial=True. {type(rule).__name__} needs the gradients of all weights.')
         for key, scale in scales.items():  # the product may leave the range of float16
             found[key] = jnp.asarray(found[key], compute_dtype(jnp.asarray(found[key]))) * scale
         # jax returns the conjugate of the direction in which the loss grows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY
 from typing import Annotated, Literal
 
@@ -17,23 +18,27 @@ from braintools_optim.optimizer import Optimizer
 from braintools_optim.options import (
     Argument,
     Betas,
+    Choice,
     Flag,
     Fraction,
     Hyperparameters,
     NonNegative,
     Number,
+    Numbers,
     Period,
     PositiveFinite,
     Range,
     WeightDecay,
     option,
 )
-from braintools_optim.options.hyperparameters import replace
+from braintools_optim.options.fields import fields_of
 from braintools_optim.options.kinds import AT_LEAST_ZERO, BELOW_ONE, Schedulable
-from braintools_optim.options.types import ArrayOrQuantity, Options
-from braintools_optim.rules.adam import Moments, level_of_caller
+from braintools_optim.options.types import ArrayOrQuantity
+from braintools_optim.param_groups import GroupSpec
+from braintools_optim.rules.adam import AdamW, level_of_caller
+from braintools_optim.settings import GroupOptions
+from braintools_optim.step.group import Group
 from braintools_optim.step.rule import Slots
-from braintools_optim.weights.groups import Group
 from braintools_optim.weights.precision import sqrt
 from braintools_optim.weights.predicates import Predicate, matches
 from braintools_optim.weights.registered import Weights
@@ -44,6 +49,8 @@ Array = jax.Array
 Bases = dict[int, Array]
 """A square matrix for the rows (0), for the columns (1), or for both."""
 NOT_HIDDEN = re.compile(r'\w*(embed|readout|output|classif|logit|vocab|norm|bias)\w*|(\w+_)?(head|out)', re.IGNORECASE)
+
+ALGORITHM = Choice(('muon', 'adamw', None))
 
 
 def hidden_matrix(name: str, weight: ArrayOrQuantity) -> bool:
@@ -72,7 +79,7 @@ def as_matrix(weight: ArrayOrQuantity) -> ArrayOrQuantity:
     return jnp.moveaxis(array, -1, 0).reshape(array.shape[-1], math.prod(array.shape[:-1]))
 
 
-class Muon(Moments):
+class Muon(Optimizer):
     r"""Muon: orthogonalized momentum for the matrices of hidden layers, AdamW for all other parameters.
 
     .. math::
@@ -83,7 +90,7 @@ class Muon(Moments):
         w_t &= w_{t-1} - \eta (s X_k + \lambda w_{t-1})
 
     Unlike torch, which iterates in bfloat16, this class iterates in float32 or wider. The two kinds of parameters are
-    separate groups, which ``print(optimizer.param_groups)`` shows.
+    separate groups, each with its own optimizer, which ``print(optimizer)`` shows.
 
     The defaults are torch's. The author's release has ``lr=0.02`` and no weight decay for matrices, and for all other
     parameters an Adam with ``lr=3e-4``, ``betas=(0.9, 0.95)``, ``eps=1e-10`` and no weight decay. Here
@@ -110,15 +117,17 @@ class Muon(Moments):
         rate and the weight decay of AdamW.
     muon : predicate, default hidden_matrix
         Parameters that are updated by Muon: a pattern for the last parts of a dotted name, or a function
-        ``(name, weight) -> bool``. Ignored for groups that are given the option ``algorithm``, ``'muon'`` or
-        ``'adamw'``. Cannot be assigned later.
+        ``(name, weight) -> bool``. Ignored for groups that have their own optimizer or are given ``algorithm``,
+        ``'muon'`` or ``'adamw'``. Cannot be assigned later.
     adamw_lr : float, optional
         Learning rate of all other parameters, >= 0, under the same schedule. Default: ``lr``. Cannot be assigned later;
         assign ``lr`` of their group instead. Give it together with an ``lr`` that suits Muon, such as 0.02.
     adamw_betas : pair of float, default (0.9, 0.999)
-        Decay rates of the moments in AdamW, in [0, 1), see :class:`AdamW`.
+        Decay rates of the moments in AdamW, in [0, 1), see :class:`AdamW`. Cannot be assigned later; assign ``betas``
+        of the group instead.
     adamw_eps : float, default 1e-8
-        Number that is added to the denominator in AdamW, >= 0.
+        Number that is added to the denominator in AdamW, >= 0. Cannot be assigned later; assign ``eps`` of the group
+        instead.
     adamw_weight_decay : float, default 0.01
         Strength of the decoupled weight decay in AdamW, >= 0. Cannot be assigned later; assign ``weight_decay`` of the
         group instead.
@@ -150,8 +159,8 @@ class Muon(Moments):
     >>> w, b = brainstate.ParamState(jnp.eye(2)), brainstate.ParamState(jnp.zeros(2))
     >>> optimizer = Muon(lr=0.5, weight_decay=0.0, ns_coefficients=(1.5, -0.5, 0.0), ns_steps=20)
     >>> _ = optimizer.register_trainable_weights({'weight': w, 'bias': b})
-    >>> [(group['algorithm'], list(group['params'])) for group in optimizer.param_groups]
-    [('muon', ['weight']), ('adamw', ['bias'])]
+    >>> [(group.algorithm, list(group['params'])) for group in optimizer.param_groups]
+    [('Muon', ['weight']), ('AdamW', ['bias'])]
     >>> optimizer.update({'weight': jnp.diag(jnp.array([2.0, 1.0])), 'bias': jnp.array([1.0, -3.0])})
     >>> w.value.round(3).tolist(), b.value.round(3).tolist()
     ([[0.5, 0.0], [0.0, 0.5]], [-0.5, 0.5])
@@ -167,34 +176,47 @@ class Muon(Moments):
     _: KW_ONLY
     muon: Annotated[Predicate, Argument()] = hidden_matrix
     adamw_lr: Annotated[float | None, Argument(Number(AT_LEAST_ZERO, optional=True).check)] = None
-    adamw_betas: Betas = (0.9, 0.999)
-    adamw_eps: NonNegative = 1e-8
+    adamw_betas: Annotated[tuple[float, float], Argument(Numbers(Number(BELOW_ONE), 2).check)] = (0.9, 0.999)
+    adamw_eps: Annotated[float, Argument(Number(AT_LEAST_ZERO).check)] = 1e-8
     adamw_weight_decay: Annotated[float, Argument(Number(AT_LEAST_ZERO).check)] = 0.01
     flatten: Annotated[bool, Argument(Flag().check)] = False
     decoupled_weight_decay: bool = option(True)
-    algorithm: Literal['muon', 'adamw'] = option('muon')
 
-    def split_groups(
-        self, weights: Weights, groups: list[Group], overrides: list[Options]
-    ) -> tuple[list[Group], list[Options]]:
-        """Split each group into the parameters of Muon and those of AdamW, unless the group chooses the algorithm."""
-        adamw = {'algorithm': 'adamw', 'weight_decay': self.adamw_weight_decay}
-        adamw |= {} if self.adamw_lr is None else {'lr': self.adamw_lr}
-        named, parts = {key: as_matrix(w) if self.flatten else w for key, w in weights.named().items()}, []
-        for group, options in zip(groups, overrides, strict=True):
-            hidden = [key for key in group.keys if 'algorithm' in options or matches(self.muon, key, named[key])]
-            others = [key for key in group.keys if key not in hidden]
-            if others and 'lr' not in adamw | options:
-                self.warn_of_shared_rate(others)
-            if hidden or not others:
-                parts.append((hidden, options))
-            if others:
-                parts.append((others, adamw | options))
-        by_muon = [key for keys, options in parts if options.get('algorithm', self.algorithm) == 'muon' for key in keys]
-        if wrong := [key for key in by_muon if not is_matrix(named[key])]:
+    def split_groups(self, weights: Weights, specs: list[GroupSpec]) -> list[GroupSpec]:
+        """Split each group without its own optimizer into the parameters of Muon and those of AdamW."""
+        named = {key: as_matrix(w) if self.flatten else w for key, w in weights.named().items()}
+        return [part for spec in specs for part in self.split_group(named, weights, spec)]
+
+    def split_group(
+        self, named: Mapping[str, ArrayOrQuantity], weights: Weights, spec: GroupSpec
+    ) -> Iterator[GroupSpec]:
+        """Yield the parts of one group."""
+        group, options = spec.group, dict(spec.options.overrides)
+        if group.rule is not self:
+            yield spec
+            return
+        algorithm = ALGORITHM.check('algorithm', options.pop('algorithm', None))
+        hidden = [k for k in group.keys if algorithm == 'muon' or (not algorithm and matches(self.muon, k, named[k]))]
+        if wrong := [key for key in hidden if not is_matrix(named[key])]:
             raise ValueError(f'Muon updates real matrices only. Give {", ".join(wrong)} to AdamW.')
-        states = [Group(keys, {key: weights.state_of(key) for key in keys}) for keys, _ in parts]
-        return states, [options for _, options in parts]
+        others = [key for key in group.keys if key not in hidden]
+        of_adamw = {'betas': self.adamw_betas, 'eps': self.adamw_eps, 'weight_decay': self.adamw_weight_decay}
+        of_adamw |= {} if self.adamw_lr is None else {'lr': self.adamw_lr}
+        if others and 'lr' not in of_adamw | options:
+            self.warn_of_shared_rate(others)
+        adamw, known = AdamW(), fields_of(AdamW).keys() | {'lr_scale'}
+        for_adamw = {name: x for name, x in options.items() if name in known or name not in fields_of(Muon)}
+        if hidden:  # options that only AdamW has
+            options = {name: x for name, x in options.items() if name in fields_of(Muon) or name not in known}
+        if others and hidden:
+            for_adamw.pop('eps', None)  # the eps of a mixed group is that of Muon
+        if hidden or not others:
+            params = {key: weights.state_of(key) for key in hidden}
+            yield GroupSpec(Group(hidden, params, self), GroupOptions(options), spec.treatment)
+        if others:
+            params = {key: weights.state_of(key) for key in others}
+            given = GroupOptions(of_adamw | for_adamw, adamw.settings, follows=True)
+            yield GroupSpec(Group(others, params, adamw), given, spec.treatment)
 
     def warn_of_shared_rate(self, names: list[str]) -> None:
         """Warn if a learning rate that is usual for Muon is about to be used by AdamW."""
@@ -206,15 +228,9 @@ class Muon(Moments):
             )
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
-        return {'momentum_buffer': jnp.zeros_like(w)} if hp.algorithm == 'muon' else super().init_slots(w, hp)
-
-    def prepare(self, hp: Hyperparameters) -> dict[str, Array]:
-        return {} if hp.algorithm == 'muon' else super().prepare(replace(hp, betas=hp.adamw_betas))
+        return {'momentum_buffer': jnp.zeros_like(w)}
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
-        if hp.algorithm == 'adamw':
-            new = self.moments(g, slots, replace(hp, betas=hp.adamw_betas))
-            return hp.debias1 * new['exp_avg'] / (sqrt(hp.debias2 * new['exp_avg_sq']) + hp.adamw_eps), new
         buffer = hp.momentum * slots['momentum_buffer'] + (1 - hp.momentum) * g
         ahead = hp.momentum * buffer + (1 - hp.momentum) * g if hp.nesterov else buffer
         matrix = as_matrix(ahead) if self.flatten else ahead

@@ -361,6 +361,7 @@ class PolyakSGD(RealGroupRule, Optimizer):
     (16.0, 2.0)
     """
 
+    works_per_group = False
     lr: Rate = Rate(1.0)
     max_learning_rate: Positive = 1.0
     f_min: Annotated[Schedulable, Number()] = 0.0

@@ -92,6 +92,7 @@ class Sophia(RealGroupRule, Optimizer):
     [0.5, 0.5]
     """
 
+    works_per_group = False
     author_names: ClassVar = {'rho': 'gamma', 'k': 'update_period'}
     betas: Betas = (0.96, 0.99)
     gamma: NonNegative = 0.01

@@ -73,6 +73,7 @@ class SAM(Optimizer):
     """
 
     replaces_gradient: ClassVar[bool] = True
+    works_per_group: ClassVar[bool] = False
 
     def __init__(self, /, base_optimizer: Optimizer, rho: float = 0.05, adaptive: bool = False):
         if not isinstance(base_optimizer, Optimizer) or base_optimizer.replaces_gradient:

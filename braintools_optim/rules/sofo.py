@@ -29,6 +29,7 @@ class ForwardMode(SGD):
     torch_counterpart, optax_slots = SGD.torch_counterpart, SGD.optax_slots
     graph_invisible_attrs = (*SGD.graph_invisible_attrs, 'model', 'rnn_cell')  # type: ignore[assignment]  # not saved
     replaces_gradient = True
+    works_per_group = False
     dampening: Dampening = option(0.0)
     decoupled_weight_decay: bool = option(True)
 

@@ -115,6 +115,7 @@ class LBFGS(OptaxRule):
     [1.0, 1.0]
     """
 
+    works_per_group = False
     lr: Rate = Rate(1.0)
     memory_size: Annotated[int, Argument(Number(AT_LEAST_ONE, integer=True).check)] = 10
     scale_init_precond: Annotated[bool, Argument(Flag().check)] = True

@@ -14,15 +14,16 @@ import numpy.typing as npt
 from jax.tree_util import DictKey, keystr, tree_flatten_with_path
 from jax.typing import ArrayLike
 
-from braintools_optim.core import Core
+from braintools_optim.core import Core, check_options
 from braintools_optim.options.fields import fields_of
 from braintools_optim.options.hyperparameters import Hyperparameters, Packed, is_flag, values_of
 from braintools_optim.options.types import Tree
 from braintools_optim.saving.description import Difference, differing, fixed_arguments
 from braintools_optim.saving.form import FORMAT, canonical, check_form, check_format, plain
+from braintools_optim.saving.former import upgraded
 from braintools_optim.saving.imports import unchanged_by_errors
 from braintools_optim.saving.reading import Reading
-from braintools_optim.settings import OptionValues
+from braintools_optim.settings import OptionValues, as_plain
 from braintools_optim.step.metrics import first_metrics
 from braintools_optim.step.stages import StageOptions
 from braintools_optim.step.state import OptimizerState, merge_slots, without
@@ -44,6 +45,7 @@ def state_dict(core: Core) -> dict[str, Tree]:
     return {
         'format': FORMAT,
         'optimizer': core.name,
+        'algorithms': algorithms(core),
         'step_count': int(core.step_count.value),
         'lr': core.settings.lr_of(0),
         'base_lr': schedule.base_lrs[0],
@@ -90,6 +92,7 @@ def fitted_state(core: Core, state_dict: Mapping[str, Tree], rename: Mapping[str
     state = canonical(state_dict)
     check_format(state)
     check_form(state)
+    state = upgraded(state)
     core.replace_lost_state()
     old_names = names_there(state['weights'], core.weights.keys, rename or {})
     state = with_names(state, {old: new for new, old in old_names.items()})
@@ -145,6 +148,16 @@ def described(core: Core, group: int) -> dict[str, Tree]:
     return {'params': list(core.groups[group].keys), 'own': sorted(core.settings.overridden[group]), **lists}
 
 
+def algorithms(core: Core) -> list[str]:
+    """Return the name of the algorithm of each group that has its own, and '' for all others."""
+    return ['' if group.rule is core.rule else type(group.rule).__name__ for group in core.groups]
+
+
+def algorithms_there(state: Mapping[str, Tree]) -> list[str]:
+    """Return the :func:`algorithms` of the groups of a state_dict."""
+    return list(state.get('algorithms', [''] * len(state['param_groups'])))
+
+
 def weights(core: Core) -> dict[str, Treatment]:
     """Return the unit and shape of each weight, which its slots depend on, and how the weight is treated."""
     frozen, policy = core.settings.frozen, core.policy
@@ -198,10 +211,12 @@ def differences(core: Core, state: Mapping[str, Tree]) -> list[str]:
     ]
     arguments = differing('', state.get('arguments', {}), plain(fixed_arguments(core)))
     pairs += [found for found in arguments if found[0] != 'schedule']  # the class of the schedule is compared above
-    owner = core.settings.owner if state['optimizer'] == core.name else StageOptions
-    defaults = {name: own.default for name, own in fields_of(owner).items()}
-    for i, (there, here) in enumerate(zip(theirs, ours, strict=False)):
+    kinds = zip(algorithms_there(state), algorithms(core), strict=False)
+    for i, (there, here, (kind, own_kind)) in enumerate(zip(theirs, ours, kinds, strict=False)):
         pairs.append((f'param_groups.{i}.params', sorted(there['params']), sorted(here['params'])))
+        pairs.append((f'param_groups.{i}.algorithm', kind or state['optimizer'], own_kind or core.name))
+        owner = core.settings.owners[i] if pairs[-1][1] == pairs[-1][2] else StageOptions
+        defaults = {name: own.default for name, own in fields_of(owner).items()}
         flags = {name for options in (there, here) for name, value in options.items() if is_flag(value)}
         # an option that the file does not know counts as its default
         pairs += [(f'param_groups.{i}.{n}', there.get(n, defaults.get(n)), here.get(n)) for n in sorted(flags)]
@@ -212,9 +227,10 @@ def differences(core: Core, state: Mapping[str, Tree]) -> list[str]:
 
 
 def other_groups(core: Core, state: Mapping[str, Tree]) -> tuple[str, ...]:
-    """Return the paths of the options of groups whose weights differ between the file and the optimizer."""
-    theirs = [set(group['params']) for group in state['param_groups']]
-    ours = [set(group.keys) for group in core.groups]
+    """Return the paths of the options of groups whose weights or algorithms differ from those of the file."""
+    there = zip(state['param_groups'], algorithms_there(state), strict=False)
+    theirs = [(set(group['params']), algorithm) for group, algorithm in there]
+    ours = [(set(group.keys), algorithm) for group, algorithm in zip(core.groups, algorithms(core), strict=True)]
     both = range(min(len(theirs), len(ours)))
     return tuple(f'groups.{i}.' for i in range(max(len(theirs), len(ours))) if i not in both or theirs[i] != ours[i])
 
@@ -251,8 +267,8 @@ def options_from(core: Core, reading: Reading, others: tuple[str, ...]) -> Optio
     settings = core.settings
     values: OptionValues = from_arrays(reading, settings.options, others)
     try:
-        for hp in values.groups:
-            core.check_options(Hyperparameters(settings.as_plain(hp)))
+        for group, owner, hp in zip(core.groups, settings.owners, values.groups, strict=True):
+            check_options(group.rule, Hyperparameters(as_plain(owner, hp)))
     except (TypeError, ValueError) as error:
         reading.problems.append(str(error))
         return settings.options
@@ -302,7 +318,7 @@ def with_slots_there(core: Core, arrays: Mapping[str, ArrayLike], old_names: Map
     for i, group in enumerate(core.groups):
         frozen = core.settings.frozen.intersection(group.keys, old_names)
         saved = {n: weights[n] for n in frozen if any(f'{name}.{old_names[n]}' in arrays for name in names)}
-        fresh = core.first_state(str(i), saved, core.settings.plain(i))
+        fresh = core.restarted(i, saved)
         removed = [name for name in frozen if name not in saved]
         state = replace(
             state,
@@ -327,11 +343,11 @@ def reset(core: Core, predicate: Predicate | None = None) -> None:
     state = core.state
     for i, group in enumerate(core.groups):
         own = {name: weights[name] for name in group.keys if name in names}
-        if own and core.rule.couples_parameters and len(own) < len(group.keys):
+        if own and group.rule.couples_parameters and len(own) < len(group.keys):
             together = ', '.join(group.keys)
-            raise ValueError(f'{core.name} remembers {together} together. Must be reset all or none.')
+            raise ValueError(f'{type(group.rule).__name__} remembers {together} together. Must be reset all or none.')
         if own:
-            fresh = core.first_state(str(i), own, core.settings.plain(i), frozen=core.settings.frozen)
+            fresh = core.restarted(i, own, core.settings.frozen)
             state = replace(
                 state,
                 slots=merge_slots(without(state.slots, list(own)), fresh.slots),

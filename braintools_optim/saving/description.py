@@ -16,7 +16,7 @@ from brainstate.graph import Node
 from braintools_optim.core import Core
 from braintools_optim.options.types import OptionValue, Tree
 from braintools_optim.schedulers.base import LRScheduler
-from braintools_optim.settings import Settings, kinds_of
+from braintools_optim.settings import Settings, as_plain, kinds_of
 from braintools_optim.step.rule import Rule
 
 __all__ = ['Difference', 'described', 'differing', 'fixed_arguments']
@@ -90,7 +90,8 @@ def described(x: OptionValue) -> Tree:
 def described_optimizer(rule: Rule) -> Tree:
     """Return the description of an optimizer inside another one: with its options, which are fixed there."""
     settings: Settings = vars(rule)['settings']
-    options = settings.as_plain(settings.options.defaults) | settings.as_plain(settings.options.shared)
+    values, owner = settings.options, settings.owner
+    options = as_plain(owner, values.defaults) | as_plain(owner, values.shared)
     return {
         KIND: type(rule).__name__,
         **{name: described(value) for name, value in options.items()},

@@ -29,6 +29,13 @@ def registered(core: Core) -> None:
     core.refuse_evaluating('A checkpoint')
 
 
+def refuse_other_algorithms(core: Core, what: str) -> None:
+    """Raise if a group has another algorithm than the optimizer."""
+    others = {type(group.rule).__name__ for group in core.groups if group.rule is not core.rule}
+    if others:
+        raise ValueError(f'The optimizer has groups of {", ".join(sorted(others))}, which {what} cannot hold.')
+
+
 @contextmanager
 def unchanged_by_errors(core: Core) -> Iterator[None]:
     """Undo all changes of States and options if the block raises."""
@@ -67,7 +74,7 @@ def set_slots(core: Core, found: Found, counts: Mapping[str, int], whole: bool =
     slots, stage_slots = without(state.slots, list(named)), without(state.stage_slots, list(named))
     for i, group in enumerate(core.groups):
         members = {name: named[name] for name in group.keys}
-        first = core.first_state(str(i), members, core.settings.plain(i), frozen=core.settings.frozen - some)
+        first = core.restarted(i, members, core.settings.frozen - some)
         slots, stage_slots = merge_slots(slots, first.slots), merge_slots(stage_slots, first.stage_slots)
     fresh = {slot: dict(arrays) for slot, arrays in slots.items()}
     problems = [f'{slot}.{n}: not here' for slot in found for n in found[slot] if n not in fresh.get(slot, {})]

@@ -10,7 +10,13 @@ import jax.numpy as jnp
 from braintools_optim.core import Core
 from braintools_optim.options.types import Tree
 from braintools_optim.saving.checkpoint import weights
-from braintools_optim.saving.imports import registered, set_slots, take_rate, unchanged_by_errors
+from braintools_optim.saving.imports import (
+    refuse_other_algorithms,
+    registered,
+    set_slots,
+    take_rate,
+    unchanged_by_errors,
+)
 
 __all__ = ['load_braintools_state_dict', 'load_optax_state']
 
@@ -21,6 +27,7 @@ def load_optax_state(core: Core, state: Tree, count: int | None = None) -> None:
     if slots_of is None:
         raise ValueError(f'{core.name} has no counterpart in optax whose state could be loaded.')
     registered(core)
+    refuse_other_algorithms(core, 'the state of one transformation')
     if with_unit := [name for name, w in weights(core).items() if w['unit'] != '1']:
         raise ValueError(f'The weights {with_unit} have units, in which optax does not keep its state.')
     found: dict[str, dict[str, jax.Array]] = {}

@@ -104,8 +104,9 @@ def kind_of(core: Core, name: str) -> Kind | None:
 
 def kind_of_option(core: Core, path: list[str]) -> Kind | None:
     """Return the kind of a number among the options: of a part or a group, of a tuple, or of a decay rate."""
-    option, *inside = path[2:] if path[0] == 'groups' else path[1:]
-    kind = kinds_of(core.settings.owner).get(option)
+    in_group = path[0] == 'groups'
+    option, *inside = path[2:] if in_group else path[1:]
+    kind = kinds_of(core.settings.owner_of(int(path[1]) if in_group else path[0])).get(option)
     if isinstance(kind, Numbers):
         kind, inside = kind.entry, inside[1:]
     return Number(Range(0, 1, low_open=True)) if inside == ['complement'] else kind

@@ -6,10 +6,13 @@ import math
 from collections.abc import Container
 
 from braintools_optim.core import Core
+from braintools_optim.options.types import Options
+from braintools_optim.settings import as_plain
 
 __all__ = ['summary']
 
-HEADER: tuple[str, ...] = ('group', 'weights', 'parameters', 'own options', 'frozen', 'not decayed', 'constrained')
+COUNTED = ('frozen', 'not decayed', 'constrained')
+HEADER: tuple[str, ...] = ('group', 'algorithm', 'lr', 'weights', 'parameters', 'own options', *COUNTED)
 SHOWN = 3  # the number of weight names shown for a group
 
 
@@ -33,13 +36,24 @@ def row(core: Core, group: int) -> tuple[str, ...]:
         number = sum(key in chosen for key in keys)
         return f'{number} of {len(keys)}' if number else ''
 
-    options = core.settings.plain(group)
+    rule, several = core.groups[group].rule, len(core.groups) > 1
     return (
         str(group),
+        '' if rule is core.rule else type(rule).__name__,
+        f'{core.settings.lr_of(group):g}' if several else '',
         names or '(none)',
         f'{sum(math.prod(weights[key].shape) for key in keys):,}',
-        ', '.join(f'{name}={options[name]}' for name in sorted(core.settings.overridden[group])),
+        own_options(core, group),
         count(core.settings.frozen),
         count(core.policy.undecayed),
         count(core.policy.constraints),
     )
+
+
+def own_options(core: Core, group: int) -> str:
+    """Return the options of a group as they were given: a schedule by its name, a rate as the base rate."""
+    settings = core.settings
+    options: Options = as_plain(settings.owners[group], settings.options.groups[group])
+    driven = {name: type(schedule).__name__ for name, schedule in settings.schedules.get(str(group), {}).items()}
+    given = {name: driven.get(name, options[name]) for name in sorted(settings.overridden[group])}
+    return ', '.join(f'{name}={value}' for name, value in given.items())

@@ -9,11 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from braintools_optim.core import Core
+from braintools_optim.core import Core, check_options
 from braintools_optim.options.hyperparameters import Hyperparameters
 from braintools_optim.options.kinds import as_number
 from braintools_optim.options.types import Options, Tree
-from braintools_optim.saving.imports import as_array, registered, set_slots, take_rate, unchanged_by_errors
+from braintools_optim.saving.imports import (
+    as_array,
+    refuse_other_algorithms,
+    registered,
+    set_slots,
+    take_rate,
+    unchanged_by_errors,
+)
+from braintools_optim.settings import split_schedules
 from braintools_optim.step.counterparts import TorchCounterpart
 
 __all__ = ['load_torch_state_dict', 'torch_state_dict']
@@ -85,6 +93,7 @@ def counterpart_of(core: Core) -> TorchCounterpart:
     counterpart = vars(type(core.rule)).get('torch_counterpart')
     if not isinstance(counterpart, TorchCounterpart):
         raise ValueError(f'{core.name} has no counterpart in torch.optim.')
+    refuse_other_algorithms(core, "torch's optimizer")
     return counterpart
 
 
@@ -123,21 +132,22 @@ def take_options(core: Core, group: int, counterpart: TorchCounterpart, theirs: 
                 value = (least_eps(core, group), value[1])
             plain = tuple(map(as_number, value)) if isinstance(value, (list, tuple)) else value
             plain = as_number(as_array(plain)) if hasattr(plain, 'detach') else plain
-            options |= settings.split({name: plain})[0]
+            options |= split_schedules(settings.owner, {name: plain})[0]
         elif name not in ADDED_LATER:
             raise ValueError(f"The state_dict's groups have no {torch_name!r}. Must be those of torch's {core.name}.")
     if 'decay_rate' in options and abs(options['decay_rate']) == abs(here['decay_rate']):
         del options['decay_rate']  # its sign does not matter
     options = {name: value for name, value in options.items() if value != here[name]}
     before, after = Hyperparameters(here), Hyperparameters(here | options)
-    if core.initial_slots(before).keys() == core.initial_slots(after).keys():
-        core.check_options(after)  # the values of the slots before the first update do not matter now
+    rule = core.groups[group].rule
+    if core.initial_slots(rule, before).keys() == core.initial_slots(rule, after).keys():
+        check_options(rule, after)  # the values of the slots before the first update do not matter now
     else:
-        core.check_change(before, after)
+        core.check_change(group, before, after)
     alone = len(core.groups) == 1
     for name, value in options.items():
         everywhere = alone and name not in settings.overridden[group]
-        settings.set(name, value, None if everywhere else group, lambda before, after: None)
+        settings.set(name, value, None if everywhere else group, lambda group, before, after: None)
 
 
 def refuse_unknown_to_torch(core: Core, counterpart: TorchCounterpart, options: Options) -> None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from braintools_optim.constraints import Projection, as_constraint
 from braintools_optim.options.types import OptionValue
+from braintools_optim.step.rule import Rule
 from braintools_optim.step.stage import Stage
 from braintools_optim.weights.predicates import Predicate, check_predicate
 from braintools_optim.weights.units import norm_scales
@@ -24,12 +25,14 @@ def check_predicates(name: str, value: object) -> Mapping[Predicate, OptionValue
     return value
 
 
-def check_groups(name: str, value: object) -> Mapping[Predicate, Mapping[str, OptionValue]] | None:
-    """Return the options of groups by predicate, or None."""
+def check_groups(name: str, value: object) -> Mapping[Predicate, Mapping[str, OptionValue] | Rule] | None:
+    """Return the options or the optimizers of groups by predicate, or None."""
     groups = check_predicates(name, value)
     for predicate, options in (groups or {}).items():
-        if not isinstance(options, Mapping):
-            raise TypeError(f'Invalid groups[{predicate!r}]={options!r}. Must be a dict of options.')
+        if not isinstance(options, (Mapping, Rule)):
+            raise TypeError(
+                f'Invalid groups[{predicate!r}]={options!r}. Must be a dict of options or an unregistered optimizer.'
+            )
     return groups
 
 

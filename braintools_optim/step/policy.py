@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jax.typing import DTypeLike
 
-from braintools_optim.constraints import Constraint
+from braintools_optim.constraints import Constraint, Projection, bound, chained
+from braintools_optim.options.types import ArrayOrQuantity
 from braintools_optim.step.stage import Stage
+from braintools_optim.weights.predicates import Predicate, selected
 
-__all__ = ['WeightPolicy']
+__all__ = ['Treatment', 'WeightPolicy']
 
 
 @dataclass(frozen=True)
@@ -28,3 +30,20 @@ class WeightPolicy:
     metrics: bool = False
     changes_only: bool = False
     """Whether a step returns the changes of the parameters instead of the parameters."""
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """The treatment of the parameters of one group: whether they are not decayed, constrained or frozen."""
+
+    no_decay: Predicate | None = None
+    constraints: Mapping[Predicate, Projection] = field(default_factory=dict)
+    freeze: Predicate | None = None
+
+    def applied(self, policy: WeightPolicy, weights: Mapping[str, ArrayOrQuantity]) -> tuple[WeightPolicy, list[str]]:
+        """Return a policy that also treats the weights of the group, and the names of the weights to freeze."""
+        chosen, frozen = ([] if p is None else selected(p, weights) for p in (self.no_decay, self.freeze))
+        constraints, outer = bound(self.constraints, weights), policy.constraints
+        chains = {key: chained((outer[key], c)) if key in outer else c for key, c in constraints.items()}
+        undecayed = policy.undecayed.union(chosen)
+        return replace(policy, undecayed=undecayed, constraints={**outer, **chains}), frozen

@@ -30,9 +30,15 @@ class Rule:
     """Whether :meth:`direction` applies ``hp.weight_decay`` itself, as LAMB does."""
     couples_parameters: ClassVar[bool] = False
     """Whether the rule needs the gradients of all parameters of a group together."""
-
+    works_per_group: ClassVar[bool] = True
+    """Whether one group may have this algorithm while other groups have others."""
     pauses_without_lr: ClassVar[bool] = False
     """Whether an update with a learning rate of 0 is not counted, because the rule leaves its state unchanged."""
+
+    @property
+    def has_evaluation(self) -> bool:
+        """Whether the weights to evaluate may differ from those in training."""
+        return type(self).evaluation is not Rule.evaluation
 
     def check_options(self, hp: Hyperparameters) -> None:
         """Raise ``ValueError`` if options do not go together. The options are Python numbers and flags here."""
@@ -93,6 +99,10 @@ class GroupRule(Rule):
     """A rule that needs all parameters of a group together, such as any optax transformation."""
 
     couples_parameters: ClassVar[bool] = True
+
+    @property
+    def has_evaluation(self) -> bool:
+        return type(self).group_evaluation is not GroupRule.group_evaluation
 
     def initial_state(self, w: Array, hp: Hyperparameters) -> Slots:
         return {}

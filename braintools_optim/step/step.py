@@ -24,12 +24,20 @@ from braintools_optim.step.stages import DIRECTION, apply_stages, master_or_cast
 from braintools_optim.step.state import OptimizerState, slots_of
 from braintools_optim.weights.precision import cast_floats, to_working
 
-__all__ = ['MANY', 'Inputs', 'Outcome', 'check_gradients', 'step']
+__all__ = ['MANY', 'GroupInputs', 'Inputs', 'Outcome', 'check_gradients', 'step']
 
 Array = jax.Array
 T = TypeVar('T')
 MANY = 8
 """The number of parameters from which on scalars are hidden from XLA's CPU fusion."""
+
+
+class GroupInputs(NamedTuple):
+    """The leaf names, the options and the rule of a group."""
+
+    names: Sequence[str]
+    hp: Hyperparameters
+    rule: Rule
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,7 @@ class Inputs:
 
     shared: Hyperparameters
     """The options that concern all groups together."""
-    groups: Sequence[tuple[Sequence[str], Hyperparameters]]
-    """The leaf names and the options of each group."""
+    groups: Sequence[GroupInputs]
     weights: Mapping[str, Array]
     gradients: Mapping[str, Array]
     """The gradients by name. A parameter without a gradient stays as it is."""
@@ -59,7 +66,7 @@ class Outcome(NamedTuple):
     metrics: dict[str, Tree]
 
 
-def step(rule: Rule, policy: WeightPolicy, inputs: Inputs) -> Outcome:
+def step(policy: WeightPolicy, inputs: Inputs) -> Outcome:
     """Return new parameters (or only their changes), the new optimizer state, and numbers for the metrics."""
     check_gradients(inputs.weights, inputs.gradients)
     shared, state = inputs.shared, inputs.state
@@ -71,17 +78,18 @@ def step(rule: Rule, policy: WeightPolicy, inputs: Inputs) -> Outcome:
     norms = norms_over(shared, policy, inputs)
     factors = clip_factors(shared, norms, inputs, finite)
     counts, places = next_counts(inputs), {key: i for i, key in enumerate(inputs.weights)}
-    run = Run(rule, policy, inputs, places, traced_once(rule, policy))
+    traced = {group.rule: traced_once(group.rule, policy) for group in inputs.groups}
     new_weights = dict(inputs.weights)
     if policy.changes_only:
         new_weights = {key: jnp.zeros_like(w) for key, w in inputs.weights.items()}
     slots, stage_slots = ({slot: dict(arrays) for slot, arrays in x.items()} for x in (state.slots, state.stage_slots))
     groups, updates = dict(state.groups), []
-    for index, ((names, hp), factor) in enumerate(zip(inputs.groups, factors, strict=True)):
+    for index, ((names, hp, rule), factor) in enumerate(zip(inputs.groups, factors, strict=True)):
         group_counts = counts
         if list(names) != list(inputs.weights):
             group_counts = counts[np.array([places[key] for key in names], np.int32)]
         context = context_of(rule, policy, inputs, hp, factor, finite)
+        run = Run(rule, policy, inputs, places, traced[rule])
         if isinstance(rule, GroupRule):
             leaves, groups[str(index)] = run.update_together(rule, str(index), names, context, group_counts)
         else:
@@ -92,7 +100,7 @@ def step(rule: Rule, policy: WeightPolicy, inputs: Inputs) -> Outcome:
                 for slot, value in found.items():
                     target[slot][key] = value
         updates.append({key: leaf[0] for key, leaf in leaves.items()})
-    counted = without_pauses(counts, inputs, places) if rule.pauses_without_lr else counts
+    counted = without_pauses(counts, inputs, places)
     after = replace(
         state,
         step=counted if finite is None else jnp.where(finite, counted, state.step),
@@ -113,10 +121,11 @@ def next_counts(inputs: Inputs) -> Array:
 
 
 def without_pauses(counts: Array, inputs: Inputs, places: Mapping[str, int]) -> Array:
-    """Return the update counts, in which an update with a learning rate of 0 does not count."""
-    for names, hp in inputs.groups:
-        chosen = np.array([places[key] for key in names], np.int32)
-        counts = counts.at[chosen].set(jnp.where(hp.lr == 0, inputs.state.step[chosen], counts[chosen]))
+    """Return the update counts, without the updates with a learning rate of 0 of rules that pause then."""
+    for names, hp, rule in inputs.groups:
+        if rule.pauses_without_lr:
+            chosen = np.array([places[key] for key in names], np.int32)
+            counts = counts.at[chosen].set(jnp.where(hp.lr == 0, inputs.state.step[chosen], counts[chosen]))
     return counts
 
 
@@ -152,7 +161,7 @@ def norms_over(shared: Hyperparameters, policy: WeightPolicy, inputs: Inputs) ->
     """Return the norms that clipping and metrics need: over all gradients, over each group, or over each gradient."""
     if shared.grad_clip_norm is None and not policy.metrics:
         return []
-    gradients, groups = inputs.gradients, [names for names, _ in inputs.groups]
+    gradients, groups = inputs.gradients, [group.names for group in inputs.groups]
     choices: dict[str, list[Sequence[str]]] = {
         'all': [[k for names in groups for k in names]],
         'group': groups,

@@ -33,9 +33,15 @@ class Layout(NamedTuple):
 class Weights:
     """The leaves of the registered States under dotted names, in a fixed order."""
 
-    def __init__(self, layouts: Sequence[Layout] = (), ids: Mapping[Path, int] | None = None):
+    def __init__(
+        self,
+        layouts: Sequence[Layout] = (),
+        ids: Mapping[Path, int] | None = None,
+        parts: Sequence[Mapping[Path, int]] = (),
+    ):
         self.layouts = list(layouts)
         self.ids = dict(ids or {})  # every path of a State -> its id; tied States have several paths
+        self.parts = list(parts)  # the same for each tree that was registered, with the paths in that tree
         self.states = [layout.state for layout in self.layouts]
         self.keys = [name for layout in self.layouts for name in layout.names]
         by_id = {id(state): state for state in self.states}
@@ -48,14 +54,27 @@ class Weights:
         return len(self.layouts)
 
     def extended(self, states: Tree, skip_known: bool = False) -> tuple[Weights, list[str]]:
-        """Return these weights together with further ones, and the names of the further leaves."""
-        layouts, ids = list(self.layouts), dict(self.ids)
-        known, taken = {id(layout.state): layout.names for layout in self.layouts}, set(self.keys)
-        added: set[int] = set()
-        for path, state in flatten_states(states):
-            if id(state) in known and not skip_known:
-                raise ValueError(f'{show(path)} is registered already, as {", ".join(known[id(state)])}.')
-            if id(state) not in known and id(state) not in added:
+        """Return these weights together with further ones, and the names of the further leaves.
+
+        If a further name is in use, the names of all further leaves begin with the number of trees registered before.
+        """
+        found = flatten_states(states)
+        known = {id(layout.state): layout.names for layout in self.layouts}
+        if not skip_known:
+            for path, state in found:
+                if id(state) in known:
+                    raise ValueError(f'{show(path)} is registered already, as {", ".join(known[id(state)])}.')
+        fresh = [(path, state) for path, state in found if id(state) not in known]
+        taken = set(self.keys)
+        clashes = any(path in self.ids or not taken.isdisjoint(leaf_names(path, s.value)) for path, s in fresh)
+        prefix: Path = (str(len(self.parts)),) if clashes else ()
+        layouts, ids, added = list(self.layouts), dict(self.ids), set(known)
+        for path, state in found:
+            if id(state) in known:
+                ids[path] = id(state)
+                continue
+            path = (*prefix, *path)
+            if id(state) not in added:
                 names = leaf_names(path, state.value)
                 if path in ids or not taken.isdisjoint(names):
                     raise ValueError(f'The name {show(path)} is in use for another weight.')
@@ -66,9 +85,9 @@ class Weights:
         for path in ids:
             if inside := next((path[:i] for i in range(len(path)) if path[:i] in ids), None):
                 raise ValueError(f'The name {show(path)} lies inside {show(inside)}, which is another weight.')
-        if not added and not skip_known:
+        if not fresh and not skip_known:
             raise ValueError('There are no weights to register.')
-        new = Weights(layouts, ids)
+        new = Weights(layouts, ids, [*self.parts, {path: id(state) for path, state in found}])
         return new, new.keys[len(self.keys) :]
 
     # values of the States
@@ -157,17 +176,21 @@ class Weights:
         found: dict[int, Tree] = {}
         unknown: list[str] = []
 
-        def collect(node: Tree, path: Path) -> None:
-            if path in self.ids:
+        def collect(node: Tree, path: Path, ids: Mapping[Path, int], part: Path = ()) -> None:
+            if path in ids:
                 if node is not None:
-                    found.setdefault(self.ids[path], node)
+                    found.setdefault(ids[path], node)
             elif (entries := children(node)) is not None:
                 for key, entry in entries:
-                    collect(entry, path + key)
+                    collect(entry, path + key, ids, part)
             elif node is not None:
-                unknown.append(show(path))
+                unknown.append(show(part + path))
 
-        collect(gradients, ())
+        if self.is_list_of_parts(gradients):
+            for i, (part, ids) in enumerate(zip(gradients, self.parts, strict=True)):
+                collect(part, (), ids, (i,))
+        else:
+            collect(gradients, (), self.ids)
         leaves: dict[str, ArrayOrQuantity] = {}
         for layout in self.layouts:
             if id(layout.state) in found:
@@ -179,6 +202,11 @@ class Weights:
         if problems:
             raise MissingKeyError('Gradients must be those of the registered weights. ' + '; '.join(problems))
         return leaves
+
+    def is_list_of_parts(self, gradients: Tree) -> bool:
+        """Return whether gradients are a list with an entry for each tree that was registered."""
+        is_list = isinstance(gradients, (list, tuple)) and len(gradients) == len(self.parts) > 1
+        return is_list and not any(path[:1] == (0,) for path in self.ids)
 
 
 def gradient_leaves(gradient: Tree, layout: Layout) -> dict[str, ArrayOrQuantity]:

@@ -111,13 +111,13 @@ def test_methods_of_a_schedule() -> None:
     assert repr(schedule) == 'StepLR(0.1, step_size=2, gamma=0.5; epoch 4, lr 0.05)'
 
 
-def test_plateau_needs_the_base_rates_of_groups() -> None:
+def test_plateau_lists_the_base_rates_of_groups() -> None:
     opt = bo.SGD(bo.ReduceLROnPlateau([0.1, 1.0], factor=0.1, patience=0, min_lr=0.01))
     a, b, c = (brainstate.ParamState(jnp.asarray(0.0)) for _ in range(3))
     opt.register_trainable_weights({'a': a})
     opt.add_param_group({'b': b})
-    with pytest.raises(ValueError, match='list the base rates'):
-        opt.add_param_group({'c': c}, lr=1.0)
+    opt.add_param_group({'c': c}, lr=0.5)
+    assert opt.get_last_lr() == pytest.approx([0.1, 1.0, 0.5])
     for _ in range(6):
         opt.lr.step(1.0)
-    assert opt.get_last_lr() == pytest.approx([0.01, 0.01])
+    assert opt.get_last_lr() == pytest.approx([0.01, 0.01, 0.01])

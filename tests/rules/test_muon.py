@@ -50,9 +50,9 @@ def test_muon_updates_hidden_matrices_and_adamw_the_rest() -> None:
         for i, optimizer in enumerate(alone)
     ]
     shown = [repr(group) for group in both.param_groups]
-    for algorithm, text, states in zip(('muon', 'adamw'), shown, apart, strict=True):
-        assert f"algorithm='{algorithm}'" in text
-        assert all((f'{key},' in text or f'{key};' in text) == (key in states) for key in WEIGHTS)
+    for algorithm, text, states in zip(('Muon', 'AdamW'), shown, apart, strict=True):
+        assert text.startswith(f'ParamGroup({algorithm}: ')
+        assert all((f' {key},' in text or f' {key};' in text) == (key in states) for key in WEIGHTS)
     saved = None
     for t in range(3):
         slopes = slopes_of(mixed, t)
@@ -80,12 +80,12 @@ def test_weights_for_muon_can_be_chosen() -> None:
     optimizer = bo.Muon(muon=lambda name, w: w.ndim == 2).register_trainable_weights(first)
     optimizer.add_param_group({'outer.w': later}, algorithm='adamw', weight_decay=0.5)
     optimizer.add_param_group({'lm_head': states['lm_head.weight']}, momentum=0.1)
-    groups = [(g['algorithm'], list(g['params']), g['weight_decay'], g['momentum']) for g in optimizer.param_groups]
+    groups = [(g.algorithm, list(g['params']), g['weight_decay'], g.get('momentum')) for g in optimizer.param_groups]
     assert groups == [
-        ('muon', ['readout'], 0.1, 0.95),
-        ('adamw', ['tau'], 0.01, 0.95),
-        ('adamw', ['outer.w'], 0.5, 0.95),
-        ('muon', ['lm_head'], 0.1, 0.1),
+        ('Muon', ['readout'], 0.1, 0.95),
+        ('AdamW', ['tau'], 0.01, None),
+        ('AdamW', ['outer.w'], 0.5, None),
+        ('Muon', ['lm_head'], 0.1, 0.1),
     ]
     always = bo.Muon(muon=lambda name, w: True)
     for wrong in ('kernel', 'spectrum', 'layers.0.bias'):
@@ -94,12 +94,14 @@ def test_weights_for_muon_can_be_chosen() -> None:
         with pytest.raises(ValueError, match=f'real matrices only.*{wrong}'):
             always.register_trainable_weights({wrong: states[wrong]})
         assert (len(optimizer.param_groups), len(always.param_groups)) == (4, 0)
-    with pytest.raises(ValueError, match='cannot be assigned once weights are registered'):
-        optimizer.param_groups[0]['algorithm'] = 'adamw'
-    with pytest.raises(ValueError, match='cannot be assigned once weights are registered'):
-        optimizer.algorithm = 'adamw'
-    with pytest.raises(ValueError, match='ns_steps of Muon is fixed'):
-        optimizer.ns_steps = 3
+    for wrong in ('adamw', 'AdamW', 1):
+        with pytest.raises(KeyError, match='algorithm'):
+            optimizer.param_groups[0]['algorithm'] = wrong
+    with pytest.raises(ValueError, match="Invalid algorithm='Adam'"):
+        optimizer.add_param_group({'spectrum': states['spectrum']}, algorithm='Adam')
+    for fixed in ('ns_steps', 'adamw_betas', 'adamw_eps'):
+        with pytest.raises(ValueError, match=f'{fixed} of Muon is fixed'):
+            setattr(optimizer, fixed, 3)
     optax_muon = bo.to_optax(bo.Muon())
     with pytest.raises(ValueError, match=r'real matrices only, not weights of the shape \[2\]'):
         optax_muon.update(jnp.ones(2), optax_muon.init(jnp.ones(2)), jnp.ones(2))
@@ -112,11 +114,11 @@ def test_muon_in_groups_of_options() -> None:
     optimizer = bo.Muon(0.1, adamw_lr=0.2, groups={'layers.*': {'momentum': 0.5}, 'tau': {'lr': 0.3}}, muon='weight')
     optimizer.register_trainable_weights(names)
     optimizer.freeze('layers.0.bias')
-    shown = [(g['algorithm'], list(g['params']), float(g['lr']), g['momentum']) for g in optimizer.param_groups]
+    shown = [(g.algorithm, list(g['params']), float(g['lr']), g.get('momentum')) for g in optimizer.param_groups]
     assert [row for row in shown if row[1]] == [
-        ('muon', ['layers.0.weight'], 0.1, 0.5),
-        ('adamw', ['layers.0.bias'], 0.2, 0.5),
-        ('adamw', ['tau'], 0.3, 0.95),
+        ('Muon', ['layers.0.weight'], 0.1, 0.5),
+        ('AdamW', ['layers.0.bias'], 0.2, None),
+        ('AdamW', ['tau'], 0.3, None),
     ]
     before = {key: np.array(s.value) for key, s in names.items()}
     optimizer.update({key: jnp.ones_like(s.value) for key, s in names.items() if key != 'layers.0.bias'})
@@ -131,9 +133,9 @@ def test_flattened_kernels_equal_torchs_matrices(options: dict[str, Any]) -> Non
     kernel = rng.normal(size=(3, 2, 4, 5))
     optimizer = bo.Muon(0.02, flatten=True, adamw_lr=3e-4, **options)
     w = registered(optimizer, kernel=kernel, bias=np.ones(5))
-    assert [(g['algorithm'], list(g['params'])) for g in optimizer.param_groups] == [
-        ('muon', ['kernel']),
-        ('adamw', ['bias']),
+    assert [(g.algorithm, list(g['params'])) for g in optimizer.param_groups] == [
+        ('Muon', ['kernel']),
+        ('AdamW', ['bias']),
     ]
     matrix = torch.nn.Parameter(torch.tensor(np.moveaxis(kernel, -1, 0).reshape(5, -1)))
     theirs = torch.optim.Muon([matrix], lr=0.02, **options)
@@ -146,7 +148,7 @@ def test_flattened_kernels_equal_torchs_matrices(options: dict[str, Any]) -> Non
     ours = np.moveaxis(np.asarray(w['kernel'].value), -1, 0).reshape(5, -1)
     np.testing.assert_allclose(ours, matrix.detach().numpy(), rtol=1e-12)
     assert jnp.ndim(registered(bo.Muon(), kernel=kernel)['kernel'].value) == 4
-    assert bo.Muon().register_trainable_weights(w).param_groups[0]['algorithm'] == 'adamw'
+    assert bo.Muon().register_trainable_weights(w).param_groups[0].algorithm == 'AdamW'
 
 
 def test_muon_warns_if_adamw_would_get_its_learning_rate() -> None:

@@ -12,6 +12,7 @@ import pytest
 from golden.record_formats import END, HALF, IN_ALL_FORMATS, SUFFIXES, load, put, recordings, runs, train, values
 
 from braintools_optim import files
+from braintools_optim.saving.former import upgraded
 from braintools_optim.saving.trees import encode
 
 FORMATS = Path(__file__).parents[1] / 'golden' / 'formats'
@@ -57,7 +58,7 @@ def test_loaded_state_is_saved_unchanged(name: str, path: Path) -> None:
     run = runs()[name]()
     train(run, 0, 1)
     load(run.optimizer, path)
-    (arrays, rest), (old_arrays, old_rest) = encoded(run.optimizer.state_dict()), encoded(files.load(path))
+    (arrays, rest), (old_arrays, old_rest) = encoded(run.optimizer.state_dict()), encoded(upgraded(files.load(path)))
     assert arrays == old_arrays
     assert contains(rest, old_rest)
 

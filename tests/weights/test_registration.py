@@ -38,7 +38,6 @@ def test_registration_errors_name_the_weight_and_change_nothing() -> None:
     opt.register_trainable_weights({'w': w})
     for error, match, states, options in [
         (ValueError, 'again is registered already, as w', {'again': w}, {}),
-        (ValueError, 'The name w is in use', {'w': brainstate.ParamState(jnp.ones(2))}, {}),
         (TypeError, r"Unknown options of a group: \['beta'\]\. Must be among .*'betas'", {'v': v}, {'beta': 0.5}),
         (ValueError, r'Invalid betas\[0\]=2\.0', {'v': v}, {'betas': (2.0, 0.5)}),
     ]:
