@@ -186,27 +186,16 @@ class Core:
     def check_change(self, before: Hyperparameters, after: Hyperparameters) -> None:
         """Raise if changed options do not go together, or would change the slots of registered weights."""
         self.check_options(after)
-        if self.groups:
-            self.check_traced_change(values_of(before), values_of(after))
         old, new = self.initial_slots(before), self.initial_slots(after)
         same = old.keys() == new.keys() and all(old[k] is new[k] or are_equal(old[k], new[k]) for k in old)
         if self.groups and not same:
-            changed = {k: v for k, v in values_of(after).items() if v != values_of(before)[k]}
+            options = values_of(before)
+            given = {k: v for k, v in values_of(after).items() if v is not options[k]}
+            changed = {k: v for k, v in given.items() if isinstance(v, Tracer) or v != options[k]}
             raise ValueError(
-                f'{changed} cannot be assigned once weights are registered: the optimizer state of each '
-                f'would begin as {sorted(new)}, and it is {sorted(old)}.'
+                f'{changed} cannot be assigned once weights are registered: the optimizer state of each would begin '
+                f'as {sorted(new)}, and it is {sorted(old)}. Assign it before, or give it to the constructor.'
             )
-
-    def check_traced_change(self, before: Options, after: Options) -> None:
-        """Raise if a changed option needs slots that the optimizer state lacks, though its traced value is unknown."""
-        state = self.registered('use').value
-        for name in [k for k, value in before.items() if isinstance(value, Tracer) and after[k] is not value]:
-            needed, needless = (self.initial_slots(Hyperparameters(x)) for x in (after, {**after, name: 0.0}))
-            if lacking := sorted(needed.keys() - needless.keys() - {*state.slots, *state.stage_slots}):
-                raise ValueError(
-                    f'{name} cannot be assigned once weights are registered: it needs {lacking} in the optimizer '
-                    f'state, which began without. Give {name} above 0 when you build the optimizer.'
-                )
 
     def initial_slots(self, options: Hyperparameters) -> Slots:
         """Return all slots of a small weight before its first update, to tell whether options change them."""

@@ -156,7 +156,7 @@ class Settings(Node):
         if part != 'shared' and getattr(self.lr_scheduler, 'cycle_momentum', False):
             momentum = self.lr_scheduler.momentum_at(positions['lr']['epoch'], group or 0)
             if 'momentum' in values_of(hp):
-                driven['momentum'] = momentum
+                driven |= {'momentum': momentum} if hp.momentum is not None else {}  # None in a group without momentum
             else:
                 driven['betas'] = (Decay.of(momentum), *hp.betas[1:])
         if group is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from braintools_optim.constraints import Constraint
+from braintools_optim.options.fields import fields_of
 from braintools_optim.options.hyperparameters import Hyperparameters, values_of
 from braintools_optim.options.hyperparameters import replace as with_values
 from braintools_optim.options.types import Tree
@@ -140,7 +141,8 @@ def context_of(
     decay = 'decoupled' if hp.decoupled_weight_decay else 'coupled'
     if rule.decays or hp.weight_decay is None:
         decay = 'none'  # for the stages: either the rule applies the decay itself, or there is none
-        hp = with_values(hp, weight_decay=jnp.zeros(()) if hp.weight_decay is None else hp.weight_decay)
+    off = [name for name, own in fields_of(type(rule)).items() if getattr(own.kind, 'off_at_zero', False)]
+    hp = with_values(hp, **{name: jnp.zeros(()) for name in off if values_of(hp)[name] is None})
     nonfinite = 'skip' if finite is not None else inputs.shared.on_nonfinite
     return Context(hp, inputs.shared, factor, finite, nonfinite, decay, policy.changes_only)
 
