@@ -13,7 +13,7 @@ from braintools_optim.options.kinds import Scalar, as_number
 from braintools_optim.options.types import Tree
 from braintools_optim.schedulers.arguments import FLAG, FRACTION, NON_NEGATIVE, PERIOD, POSITIVE
 from braintools_optim.schedulers.base import DerivedValue, LRScheduler, Position
-from braintools_optim.schedulers.curves import count_passed, half_cosine, interpolate, precise_power
+from braintools_optim.schedulers.curves import as_float, count_passed, half_cosine, interpolate, precise_power
 
 __all__ = ['CosineAnnealingLR', 'CosineAnnealingWarmRestarts']
 
@@ -121,7 +121,8 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         super().__init__(base_lr, last_epoch)
 
     def formula(self, epoch: Array, base_lr: Scalar) -> Scalar:
-        restarts, current, length = self.cycle(epoch)
+        restarts, *parts = self.cycle(epoch)
+        current, length = map(as_float, parts)
         height = precise_power(self.decay, restarts) * half_cosine((length - current) / length)
         return interpolate(self.eta_min, base_lr, height)
 
@@ -134,7 +135,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
             starts.append(starts[-1] + lengths[-1])
             lengths.append(lengths[-1] * self.T_mult)
         restarts = count_passed(starts, epoch) - 1
-        return restarts, epoch - jnp.asarray(starts)[restarts], jnp.asarray(lengths, float)[restarts]
+        return restarts, epoch - jnp.asarray(starts, epoch.dtype)[restarts], jnp.asarray(lengths, float)[restarts]
 
     @property
     def T_cur(self) -> DerivedValue[Scalar]:  # noqa: N802
@@ -161,7 +162,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         return {**super().sources(), 'fraction': self.fraction}
 
     def epoch_at(self, position: Position) -> Array:
-        epoch: Array = position['epoch'] + position['fraction']
+        epoch: Array = as_float(position['epoch']) + position['fraction']
         return epoch
 
     def step(self, epoch: Scalar | None = None) -> None:

@@ -17,12 +17,12 @@ from braintools_optim.options.built import BuiltNode, refuse_unknown
 from braintools_optim.options.kinds import RATE, MissingKeyError, Number, Range, Scalar, as_number
 from braintools_optim.options.types import Tree
 from braintools_optim.schedulers.arguments import COUNT, NON_NEGATIVE, Each
-from braintools_optim.schedulers.curves import ratio
+from braintools_optim.schedulers.curves import as_float, ratio
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ['LRScheduler', 'Position', 'as_epoch', 'as_float', 'value_of_group']
+__all__ = ['LRScheduler', 'Position', 'as_epoch', 'value_of_group']
 
 T = TypeVar('T')
 Array = jax.Array
@@ -403,11 +403,6 @@ def as_epoch(epoch: ArrayLike | Sequence[float]) -> Array:
     epoch = jnp.asarray(epoch)
     kind = float if jnp.issubdtype(epoch.dtype, jnp.floating) else int
     return jnp.asarray(epoch, jnp.result_type(kind))
-
-
-def as_float(x: ArrayLike | Sequence[ArrayLike]) -> Array:
-    """Return a number or a sequence of numbers as an array of the default floats."""
-    return jnp.asarray(x, jnp.result_type(float))
 
 
 LRScheduler.__signature__ = constructor_signature(LRScheduler)

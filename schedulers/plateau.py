@@ -20,7 +20,8 @@ from braintools_optim.schedulers.arguments import (
     OneOf,
     expand_per_group,
 )
-from braintools_optim.schedulers.base import LRScheduler, Position, as_float, value_of_group
+from braintools_optim.schedulers.base import LRScheduler, Position, value_of_group
+from braintools_optim.schedulers.curves import as_float
 from braintools_optim.schedulers.parts import as_part
 
 __all__ = ['ReduceLROnPlateau']

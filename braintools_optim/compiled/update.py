@@ -228,7 +228,7 @@ class Updater:
         self.warn_of_units(shared)
         scale = scaling if scale_before is None else scale_before['scale']
         new = step(core.rule, core.policy, Inputs(shared, groups, weights, found, state, extra, scale, call.dynamic))
-        count = count + (1 if new.finite is None else new.finite)
+        count = count + (1 if new.finite is None else new.finite.astype(count.dtype))
         if new.finite is not None and (call.dynamic or shared.on_nonfinite == 'skip'):
             warn_of_skips(new.state.skipped[1], shared.max_consecutive_skips)
         # an update that raises leaves all States as they were

@@ -126,7 +126,7 @@ def next_skipped(skipped: Array, finite: Array | None, counts: bool) -> Array:
     if finite is None or not counts:
         return skipped
     total, consecutive = skipped
-    return jnp.stack([total + ~finite, jnp.where(finite, 0, consecutive + 1)])
+    return jnp.stack([total + (~finite).astype(total.dtype), jnp.where(finite, 0, consecutive + 1)])
 
 
 def context_of(
@@ -237,7 +237,7 @@ def traced_once(rule: Rule, policy: WeightPolicy) -> Traced:
         w, g, slots, stage_slots, data, index = arrays
         numbers = {name: jax.lax.dynamic_slice(x, (place,), (1,)).reshape(()) for name, x in by_place.items()}
         count = numbers.pop('')
-        hp = Hyperparameters({'step': count, **values_of(context.hp), **numbers})
+        hp = Hyperparameters({'step': count.astype(context.hp.lr.dtype), **values_of(context.hp), **numbers})
         context = cast_floats(replace(context, hp=hp), like=to_working(w))
         weight = master_or_cast(w, stage_slots)
         g = g.astype(weight.dtype)
@@ -267,7 +267,8 @@ class Run:
         """Map the direction of a rule over the parameters of a group."""
         if not names:
             return {}
-        prepared = self.rule.prepare(Hyperparameters({'step': counts, **values_of(context.hp)}))
+        options = {'step': counts.astype(context.hp.lr.dtype), **values_of(context.hp)}
+        prepared = self.rule.prepare(Hyperparameters(options))
         hidden = (context, {'': counts, **prepared}, list(np.arange(len(names), dtype=np.uint32)))
         context, by_place, places = hide_from_xla(hidden, counts)
         undecayed = without_decay(context)
