@@ -19,6 +19,7 @@ from braintools_optim.compiled.buffers import is_lost, unshared
 from braintools_optim.constraints import Projection, bound
 from braintools_optim.loss_scale import DynamicLossScale
 from braintools_optim.options.hyperparameters import Hyperparameters, values_of
+from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import ArrayOrQuantity, Options, OptionValue, Tree
 from braintools_optim.settings import OptimState, Settings
 from braintools_optim.step.metrics import first_metrics
@@ -97,6 +98,7 @@ class Core:
 
     # registration
 
+    @explicit_transfers
     def add_groups(self, weights: Weights, groups: list[Group], overrides: list[Options]) -> None:
         """Register the weights of further groups, with the options that each overrides; an error registers none."""
         if inside_transformation() and not self.made_inside:
@@ -204,6 +206,7 @@ class Core:
 
     # freezing
 
+    @explicit_transfers
     def set_frozen(self, predicate: Predicate, freezing: bool) -> None:
         """Freeze or unfreeze weights. A weight that was never updated has no slots while it is frozen."""
         if inside_transformation():

@@ -10,6 +10,7 @@ from brainstate import LongTermState
 from jax.core import Tracer
 
 from braintools_optim.options.kinds import Scalar, as_number
+from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import Tree
 from braintools_optim.schedulers.arguments import FLAG, FRACTION, NON_NEGATIVE, PERIOD, POSITIVE
 from braintools_optim.schedulers.base import DerivedValue, LRScheduler, Position
@@ -165,6 +166,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         epoch: Array = as_float(position['epoch']) + position['fraction']
         return epoch
 
+    @explicit_transfers
     def step(self, epoch: Scalar | None = None) -> None:
         """Advance by one epoch, or go to ``epoch``, which may lie between two whole epochs."""
         super().step(None if epoch is None else epoch // 1)
@@ -175,6 +177,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     def state_dict(self) -> dict[str, Tree]:
         return {**super().state_dict(), 'T_cur': self.T_cur.value, 'T_i': self.T_i.value}
 
+    @explicit_transfers
     def load_state_dict(self, state_dict: Mapping[str, Tree]) -> None:
         super().load_state_dict(state_dict)
         self.fraction.value = jnp.asarray(state_dict['T_cur'] % 1, jnp.result_type(float))

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from braintools_optim.options.built import BuiltNode, refuse_unknown
 from braintools_optim.options.kinds import RATE, MissingKeyError, Number, Range, Scalar, as_number
+from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import Tree
 from braintools_optim.schedulers.arguments import COUNT, NON_NEGATIVE, Each
 from braintools_optim.schedulers.curves import as_float, ratio
@@ -149,6 +150,7 @@ class LRScheduler(BuiltNode):
         """
         raise NotImplementedError(f'{type(self).__name__} must define formula(epoch, base_lr) or get_lr().')
 
+    @explicit_transfers
     def lr_at(self, epoch: ArrayLike | Sequence[float], base_lr: Scalar | None = None, group: int = 0) -> Array:
         """Return the scheduled rate at ``epoch``: a number, an array or list of epochs (a whole curve), or a tracer."""
         epoch = as_epoch(epoch)
@@ -192,6 +194,7 @@ class LRScheduler(BuiltNode):
             raise ValueError(f'{name} returned {len(checked)} rates. Must be {len(base_lrs)}, one per base rate.')
         return checked
 
+    @explicit_transfers
     def store_rates(self) -> None:
         """Compute the rates of a schedule that overrides ``get_lr`` at the present epoch."""
         if self._uses_get_lr:
@@ -238,6 +241,7 @@ class LRScheduler(BuiltNode):
         stored: Array = value_of_group(position['stored'], group)
         return stored if base_lr is None else stored * ratio(base_lr, self.base_lr_of(group))
 
+    @explicit_transfers
     def set_rate(self, value: Scalar) -> None:
         """Set the present rate to ``value`` and rescale the rest of the schedule by the same factor."""
         self._refuse_if_part()
@@ -250,6 +254,7 @@ class LRScheduler(BuiltNode):
         """Set the present rate to ``apply_fn`` of the present rate, see :meth:`set_rate`."""
         self.set_rate(apply_fn(self()))
 
+    @explicit_transfers
     def step(self, epoch: Scalar | None = None) -> None:
         """Advance by one epoch, or go to the integer ``epoch``."""
         self._refuse_if_part()
@@ -268,6 +273,7 @@ class LRScheduler(BuiltNode):
         """Advance by one epoch."""
         self.step()
 
+    @explicit_transfers
     def __call__(self, count: Scalar | None = None) -> Scalar:
         """Return the present rate; with ``count``, the scheduled rate at that epoch."""
         rate: Scalar = as_number(self.rate(self.position()) if count is None else self.lr_at(count))
@@ -276,6 +282,7 @@ class LRScheduler(BuiltNode):
     def __float__(self) -> float:
         return float(self())
 
+    @explicit_transfers
     def get_lr(self) -> list[Scalar]:
         """Return the present rates, one per base rate."""
         if not self._uses_get_lr:
@@ -283,6 +290,7 @@ class LRScheduler(BuiltNode):
         epoch = as_epoch(self.epoch_at(self.position()))  # a subclass has called super().get_lr()
         return [as_number(self._formula_at(epoch, base_lr, group)) for group, base_lr in enumerate(self.base_lrs)]
 
+    @explicit_transfers
     def get_last_lr(self) -> list[Scalar]:
         """Return the present rates, one per base rate."""
         if isinstance(self.last_epoch, DerivedValue):  # read inside get_lr(): without manual changes
@@ -317,12 +325,14 @@ class LRScheduler(BuiltNode):
         """Return the momentum at ``epoch``; raise a ``ValueError`` if the schedule does not drive the momentum."""
         raise ValueError(f'{type(self).__name__} does not cycle the momentum.')
 
+    @explicit_transfers
     def state_dict(self) -> dict[str, Tree]:
         """Return the position of the schedule, and the present rates, as plain numbers."""
         manual = {name: as_number(value) for name, value in self.manual.value.items()}
         state = {'last_epoch': int(self.last_epoch.value), 'manual': manual, 'current_lrs': self.get_last_lr()}
         return state | ({'stored_rates': self.stored_rates.value.tolist()} if self._uses_get_lr else {})
 
+    @explicit_transfers
     def load_state_dict(self, state_dict: Mapping[str, Tree]) -> None:
         """Go to the position that :meth:`state_dict` returned."""
         for name, value in self.read_state(state_dict).items():
@@ -369,11 +379,13 @@ class DerivedValue(Generic[T]):
         self._compute, self._assign = compute, assign
 
     @property
+    @explicit_transfers
     def value(self) -> T:
         """The value at the present position."""
         return self._compute()
 
     @value.setter
+    @explicit_transfers
     def value(self, value: T) -> None:
         if self._assign is None:
             raise AttributeError(
