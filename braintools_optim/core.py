@@ -19,6 +19,7 @@ from braintools_optim.compiled.buffers import is_lost, unshared
 from braintools_optim.constraints import Projection, bound
 from braintools_optim.loss_scale import DynamicLossScale
 from braintools_optim.options.hyperparameters import Hyperparameters, values_of
+from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import ArrayOrQuantity, Options, Tree
 from braintools_optim.param_groups import GroupSpec
 from braintools_optim.settings import OptimState, Settings
@@ -98,6 +99,7 @@ class Core:
 
     # registration
 
+    @explicit_transfers
     def add_groups(self, weights: Weights, specs: list[GroupSpec]) -> None:
         """Register the weights of further groups; an error registers none."""
         if inside_transformation() and not self.made_inside:
@@ -191,27 +193,16 @@ class Core:
         """Raise if changed options do not go together, or would change the slots of registered weights."""
         rule = self.rule if group is None else self.groups[group].rule
         check_options(rule, after)
-        if self.groups:
-            self.check_traced_change(rule, values_of(before), values_of(after))
         old, new = self.initial_slots(rule, before), self.initial_slots(rule, after)
         same = old.keys() == new.keys() and all(old[k] is new[k] or are_equal(old[k], new[k]) for k in old)
         if self.groups and not same:
-            changed = {k: v for k, v in values_of(after).items() if v != values_of(before)[k]}
+            options = values_of(before)
+            given = {k: v for k, v in values_of(after).items() if v is not options[k]}
+            changed = {k: v for k, v in given.items() if isinstance(v, Tracer) or v != options[k]}
             raise ValueError(
-                f'{changed} cannot be assigned once weights are registered: the optimizer state of each '
-                f'would begin as {sorted(new)}, and it is {sorted(old)}.'
+                f'{changed} cannot be assigned once weights are registered: the optimizer state of each would begin '
+                f'as {sorted(new)}, and it is {sorted(old)}. Assign it before, or give it to the constructor.'
             )
-
-    def check_traced_change(self, rule: Rule, before: Options, after: Options) -> None:
-        """Raise if a changed option needs slots that the optimizer state lacks, though its traced value is unknown."""
-        state = self.registered('use').value
-        for name in [k for k, value in before.items() if isinstance(value, Tracer) and after[k] is not value]:
-            needed, needless = (self.initial_slots(rule, Hyperparameters(x)) for x in (after, {**after, name: 0.0}))
-            if lacking := sorted(needed.keys() - needless.keys() - {*state.slots, *state.stage_slots}):
-                raise ValueError(
-                    f'{name} cannot be assigned once weights are registered: it needs {lacking} in the optimizer '
-                    f'state, which began without. Give {name} above 0 when you build the optimizer.'
-                )
 
     def initial_slots(self, rule: Rule, options: Hyperparameters) -> Slots:
         """Return all slots of a small weight before its first update, to tell whether options change them."""
@@ -220,6 +211,7 @@ class Core:
 
     # freezing
 
+    @explicit_transfers
     def set_frozen(self, predicate: Predicate, freezing: bool) -> None:
         """Freeze or unfreeze weights. A weight that was never updated has no slots while it is frozen."""
         if inside_transformation():

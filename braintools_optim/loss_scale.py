@@ -8,6 +8,7 @@ from jax.core import Tracer
 
 from braintools_optim.options.built import BuiltNode, refuse_unknown
 from braintools_optim.options.kinds import AT_LEAST_ONE, POSITIVE_AND_FINITE, Number, Range, Scalar
+from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import ArrayOrQuantity
 from braintools_optim.settings import OptimState
 
@@ -76,12 +77,14 @@ class DynamicLossScale(BuiltNode):
         self.state = OptimState({'scale': jnp.asarray(scale, jnp.float32), 'updates': jnp.zeros((), jnp.int32)})
 
     @property
+    @explicit_transfers
     def current(self) -> Scalar:
         """The present factor."""
         scale = self.state.value['scale']
         return scale if isinstance(scale, Tracer) else float(scale)
 
     @current.setter
+    @explicit_transfers
     def current(self, value: Scalar) -> None:
         self.state.value = {**self.state.value, 'scale': jnp.asarray(INIT_SCALE.check('current', value), jnp.float32)}
 

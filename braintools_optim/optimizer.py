@@ -27,6 +27,7 @@ from braintools_optim.options.built import BuiltNode
 from braintools_optim.options.fields import HasOptions, Option, bind, fields_of, signature_of
 from braintools_optim.options.hyperparameters import Hyperparameters
 from braintools_optim.options.kinds import Argument, Flag
+from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import ArrayOrQuantity, Options, OptionValue, Tree
 from braintools_optim.param_groups import GroupSpec, GroupValue, ParamGroup, group_spec, torch_groups
 from braintools_optim.saving.saved import Saved
@@ -445,6 +446,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         return loss if self.loss_scale is None else loss * self.loss_scale
 
     @property
+    @explicit_transfers
     def skipped_count(self) -> int:
         """The number of updates that were skipped because gradients were not finite."""
         return 0 if self.opt_state is None else self.opt_state.value.skipped[0]
@@ -455,6 +457,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
             raise ValueError('There are no metrics. Give metrics=True to the constructor.')
         return dict(self.metrics_state.value)
 
+    @explicit_transfers
     def diagnose(self, grads: Tree) -> Diagnosis:
         """Return which gradients are not finite, zero or largest, by name; print the result to read it."""
         diagnosis: Diagnosis = self._updater.diagnose(grads)

@@ -17,6 +17,7 @@ from braintools_optim.options.fields import fields_of
 from braintools_optim.options.hyperparameters import Decay, Hyperparameters, Packed, values_of
 from braintools_optim.options.hyperparameters import replace as with_values
 from braintools_optim.options.kinds import RATE, Kind, MissingKeyError, Scalar, Schedulable, as_number, is_on
+from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import Options, OptionValue, Tree
 from braintools_optim.schedulers.base import LRScheduler, Position
 from braintools_optim.schedulers.function import OptaxSchedule, as_scheduler
@@ -202,13 +203,14 @@ class Settings(Node):
         if schedule.cycle_momentum:
             momentum = schedule.momentum_at(position['epoch'], place)
             if 'momentum' in values_of(hp):
-                driven['momentum'] = momentum
+                driven |= {'momentum': momentum} if hp.momentum is not None else {}  # None in a group without momentum
             else:
                 driven['betas'] = (Decay.of(momentum), *hp.betas[1:])
         if isinstance(part, int):
             driven['lr'] = hp.lr_scale * schedule.rate(position, hp.lr, place)
         return driven
 
+    @explicit_transfers
     def plain(self, part: str | int) -> Options:
         """Return the present options of a part as Python numbers and flags."""
         return as_plain(self.owner_of(part), self.part(self.options, self.positions(), part))
@@ -266,6 +268,7 @@ class Settings(Node):
             found['lr'] = schedule.detached() if isinstance(schedule, OptaxSchedule) else schedule
         return found | group.overrides
 
+    @explicit_transfers
     def set(self, name: str, value: OptionValue, group: int | None, check: Check) -> None:
         """Change an option of one group, or of all groups that do not override it, from the next update on."""
         values, over_all = self.options, name in shared_names(self.owner)
@@ -299,6 +302,7 @@ class Settings(Node):
             self.overridden = [x | {name} if i == group else x for i, x in enumerate(self.overridden)]
         self.commit(replace(values, groups=groups), {**self.schedules, where: {**others, **schedules}}, renewed)
 
+    @explicit_transfers
     def follow(self, lr: Schedulable) -> None:
         """Follow another schedule of the learning rate from now on."""
         self.refuse_part()
@@ -357,6 +361,7 @@ class Settings(Node):
 
     # learning rates
 
+    @explicit_transfers
     def lr_of(self, group: int) -> Scalar:
         """Return the rate that a group applies."""
         if not self.owners:
@@ -364,12 +369,14 @@ class Settings(Node):
         rate: Scalar = as_number(self.part(self.options, self.positions(), group).lr)
         return rate
 
+    @explicit_transfers
     def set_lr(self, value: Scalar) -> None:
         """Set the rate of the schedule of the first group so that the first group applies ``value``."""
         scale = as_number(self.options.groups[0].lr_scale) if self.owners else 1.0
         refusal = f'Invalid lr={value!r}. The first group has an lr_scale of 0: no rate gives it.'
         self.lr_schedule_of(0).set_rate(quotient(RATE.check('lr', value), scale, refusal))
 
+    @explicit_transfers
     def set_lr_of(self, group: int, value: Scalar, check: Check) -> None:
         """Set the rate that a group applies: that of its own schedule, if it has one or if there is no other group."""
         hp, schedule = self.options.groups[group], self.lr_schedule_of(group)

@@ -10,10 +10,11 @@ from brainstate import LongTermState
 from jax.core import Tracer
 
 from braintools_optim.options.kinds import Scalar, as_number
+from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import Tree
 from braintools_optim.schedulers.arguments import FLAG, FRACTION, NON_NEGATIVE, PERIOD, POSITIVE
 from braintools_optim.schedulers.base import DerivedValue, LRScheduler, Position
-from braintools_optim.schedulers.curves import count_passed, half_cosine, interpolate, precise_power
+from braintools_optim.schedulers.curves import as_float, count_passed, half_cosine, interpolate, precise_power
 
 __all__ = ['CosineAnnealingLR', 'CosineAnnealingWarmRestarts']
 
@@ -121,7 +122,8 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         super().__init__(base_lr, last_epoch)
 
     def formula(self, epoch: Array, base_lr: Scalar) -> Scalar:
-        restarts, current, length = self.cycle(epoch)
+        restarts, *parts = self.cycle(epoch)
+        current, length = map(as_float, parts)
         height = precise_power(self.decay, restarts) * half_cosine((length - current) / length)
         return interpolate(self.eta_min, base_lr, height)
 
@@ -134,7 +136,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
             starts.append(starts[-1] + lengths[-1])
             lengths.append(lengths[-1] * self.T_mult)
         restarts = count_passed(starts, epoch) - 1
-        return restarts, epoch - jnp.asarray(starts)[restarts], jnp.asarray(lengths, float)[restarts]
+        return restarts, epoch - jnp.asarray(starts, epoch.dtype)[restarts], jnp.asarray(lengths, float)[restarts]
 
     @property
     def T_cur(self) -> DerivedValue[Scalar]:  # noqa: N802
@@ -161,9 +163,10 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         return {**super().sources(), 'fraction': self.fraction}
 
     def epoch_at(self, position: Position) -> Array:
-        epoch: Array = position['epoch'] + position['fraction']
+        epoch: Array = as_float(position['epoch']) + position['fraction']
         return epoch
 
+    @explicit_transfers
     def step(self, epoch: Scalar | None = None) -> None:
         """Advance by one epoch, or go to ``epoch``, which may lie between two whole epochs."""
         super().step(None if epoch is None else epoch // 1)
@@ -174,6 +177,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     def state_dict(self) -> dict[str, Tree]:
         return {**super().state_dict(), 'T_cur': self.T_cur.value, 'T_i': self.T_i.value}
 
+    @explicit_transfers
     def load_state_dict(self, state_dict: Mapping[str, Tree]) -> None:
         super().load_state_dict(state_dict)
         self.fraction.value = jnp.asarray(state_dict['T_cur'] % 1, jnp.result_type(float))

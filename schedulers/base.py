@@ -16,14 +16,15 @@ from jax.typing import ArrayLike
 from braintools_optim.options.built import BuiltNode, refuse_unknown
 from braintools_optim.options.kinds import RATE, MissingKeyError, Number, Range, Scalar, as_number
 from braintools_optim.options.number import ReadsAsNumber
+from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import Tree
 from braintools_optim.schedulers.arguments import COUNT, NON_NEGATIVE, Each
-from braintools_optim.schedulers.curves import ratio
+from braintools_optim.schedulers.curves import as_float, ratio
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ['LRScheduler', 'Position', 'as_epoch', 'as_float', 'value_of_group']
+__all__ = ['LRScheduler', 'Position', 'as_epoch', 'value_of_group']
 
 T = TypeVar('T')
 Array = jax.Array
@@ -150,6 +151,7 @@ class LRScheduler(ReadsAsNumber, BuiltNode):
         """
         raise NotImplementedError(f'{type(self).__name__} must define formula(epoch, base_lr) or get_lr().')
 
+    @explicit_transfers
     def lr_at(self, epoch: ArrayLike | Sequence[float], base_lr: Scalar | None = None, group: int = 0) -> Array:
         """Return the scheduled rate at ``epoch``: a number, an array or list of epochs (a whole curve), or a tracer."""
         epoch = as_epoch(epoch)
@@ -193,6 +195,7 @@ class LRScheduler(ReadsAsNumber, BuiltNode):
             raise ValueError(f'{name} returned {len(checked)} rates. Must be {len(base_lrs)}, one per base rate.')
         return checked
 
+    @explicit_transfers
     def store_rates(self) -> None:
         """Compute the rates of a schedule that overrides ``get_lr`` at the present epoch."""
         if self._uses_get_lr:
@@ -248,6 +251,7 @@ class LRScheduler(ReadsAsNumber, BuiltNode):
         stored: Array = value_of_group(position['stored'], group)
         return stored if base_lr is None else stored * ratio(base_lr, self.base_lr_of(group))
 
+    @explicit_transfers
     def set_rate(self, value: Scalar) -> None:
         """Set the present rate to ``value`` and rescale the rest of the schedule by the same factor."""
         self._refuse_if_part()
@@ -260,6 +264,7 @@ class LRScheduler(ReadsAsNumber, BuiltNode):
         """Set the present rate to ``apply_fn`` of the present rate, see :meth:`set_rate`."""
         self.set_rate(apply_fn(self()))
 
+    @explicit_transfers
     def step(self, epoch: Scalar | None = None) -> None:
         """Advance by one epoch, or go to the integer ``epoch``."""
         self._refuse_if_part()
@@ -278,6 +283,7 @@ class LRScheduler(ReadsAsNumber, BuiltNode):
         """Advance by one epoch."""
         self.step()
 
+    @explicit_transfers
     def __call__(self, count: Scalar | None = None) -> Scalar:
         """Return the present rate; with ``count``, the scheduled rate at that epoch."""
         rate: Scalar = as_number(self.rate(self.position()) if count is None else self.lr_at(count))
@@ -287,6 +293,7 @@ class LRScheduler(ReadsAsNumber, BuiltNode):
         """Return the present rate."""
         return self()
 
+    @explicit_transfers
     def get_lr(self) -> list[Scalar]:
         """Return the present rates, one per base rate."""
         if not self._uses_get_lr:
@@ -294,6 +301,7 @@ class LRScheduler(ReadsAsNumber, BuiltNode):
         epoch = as_epoch(self.epoch_at(self.position()))  # a subclass has called super().get_lr()
         return [as_number(self._formula_at(epoch, base_lr, group)) for group, base_lr in enumerate(self.base_lrs)]
 
+    @explicit_transfers
     def get_last_lr(self) -> list[Scalar]:
         """Return the present rates, one per base rate."""
         if isinstance(self.last_epoch, DerivedValue):  # read inside get_lr(): without manual changes
@@ -328,12 +336,14 @@ class LRScheduler(ReadsAsNumber, BuiltNode):
         """Return the momentum at ``epoch``; raise a ``ValueError`` if the schedule does not drive the momentum."""
         raise ValueError(f'{type(self).__name__} does not cycle the momentum.')
 
+    @explicit_transfers
     def state_dict(self) -> dict[str, Tree]:
         """Return the position of the schedule, and the present rates, as plain numbers."""
         manual = {name: as_number(value) for name, value in self.manual.value.items()}
         state = {'last_epoch': int(self.last_epoch.value), 'manual': manual, 'current_lrs': self.get_last_lr()}
         return state | ({'stored_rates': self.stored_rates.value.tolist()} if self._uses_get_lr else {})
 
+    @explicit_transfers
     def load_state_dict(self, state_dict: Mapping[str, Tree]) -> None:
         """Go to the position that :meth:`state_dict` returned."""
         for name, value in self.read_state(state_dict).items():
@@ -380,11 +390,13 @@ class DerivedValue(Generic[T]):
         self._compute, self._assign = compute, assign
 
     @property
+    @explicit_transfers
     def value(self) -> T:
         """The value at the present position."""
         return self._compute()
 
     @value.setter
+    @explicit_transfers
     def value(self, value: T) -> None:
         if self._assign is None:
             raise AttributeError(
@@ -414,11 +426,6 @@ def as_epoch(epoch: ArrayLike | Sequence[float]) -> Array:
     epoch = jnp.asarray(epoch)
     kind = float if jnp.issubdtype(epoch.dtype, jnp.floating) else int
     return jnp.asarray(epoch, jnp.result_type(kind))
-
-
-def as_float(x: ArrayLike | Sequence[ArrayLike]) -> Array:
-    """Return a number or a sequence of numbers as an array of the default floats."""
-    return jnp.asarray(x, jnp.result_type(float))
 
 
 LRScheduler.__signature__ = constructor_signature(LRScheduler)

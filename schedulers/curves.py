@@ -8,12 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from braintools_optim.options.kinds import Scalar
 
-__all__ = ['count_passed', 'half_cosine', 'interpolate', 'precise_power', 'ramp', 'ratio', 'safe_power']
+__all__ = ['as_float', 'count_passed', 'half_cosine', 'interpolate', 'precise_power', 'ramp', 'ratio', 'safe_power']
 
 Array = jax.Array
+
+
+def as_float(x: ArrayLike | Sequence[ArrayLike]) -> Array:
+    """Return a number or a sequence of numbers as an array of the default floats."""
+    return jnp.asarray(x, jnp.result_type(float))
 
 
 def interpolate(start: Scalar, end: Scalar, fraction: Scalar) -> Scalar:
@@ -43,14 +49,16 @@ def precise_power(base: Scalar, exponent: Array) -> Array:
     """Return ``base**exponent``, corrected for the error of rounding the Python number ``base`` to float32."""
     if isinstance(base, Tracer):
         return base**exponent
-    rounded = float(np.asarray(base, jnp.result_type(float)))
+    exponent, rounded = as_float(exponent), float(np.asarray(base, jnp.result_type(float)))
     rest = (base - rounded) / rounded if rounded else 0.0
     return rounded**exponent * (1 + exponent * rest)
 
 
 def count_passed(milestones: Sequence[Scalar], epoch: Array) -> Array:
     """Return the number of milestones, given in increasing order, that are at or before ``epoch``."""
-    return jnp.sum(epoch[..., None] >= np.asarray(milestones), axis=-1, dtype=jnp.int32)
+    given = np.asarray(milestones)
+    epoch = epoch if np.issubdtype(given.dtype, np.integer) else as_float(epoch)
+    return jnp.sum(epoch[..., None] >= given.astype(epoch.dtype), axis=-1, dtype=jnp.int32)
 
 
 def ratio(rate: Scalar, reference: Scalar) -> Array:

@@ -19,8 +19,8 @@ from braintools_optim.schedulers.arguments import (
     OneOf,
     expand_per_group,
 )
-from braintools_optim.schedulers.base import LRScheduler, as_epoch, as_float, value_of_group
-from braintools_optim.schedulers.curves import half_cosine, interpolate, precise_power, ratio
+from braintools_optim.schedulers.base import LRScheduler, as_epoch, value_of_group
+from braintools_optim.schedulers.curves import as_float, half_cosine, interpolate, precise_power, ratio
 
 __all__ = ['CyclicLR', 'OneCycleLR']
 
@@ -145,7 +145,7 @@ class CyclicLR(CyclesMomentum):
         rising = place <= self.step_size_up
         height = jnp.where(rising, place / self.step_size_up, (total - place) / self.step_size_down)
         if self.scale_fn is not None:
-            return height * self.scale_fn(cycle + 1.0 if self.scale_mode == 'cycle' else epoch)
+            return height * self.scale_fn(as_float(cycle) + 1.0 if self.scale_mode == 'cycle' else epoch)
         if self.mode == 'triangular2':
             return height * precise_power(0.5, cycle)
         return height * precise_power(self.gamma, epoch) if self.mode == 'exp_range' else height
@@ -248,7 +248,7 @@ class OneCycleLR(CyclesMomentum):
         """Return the value at ``epoch`` of a curve that goes from each level to the next in one phase."""
         rise, last = self.pct_start * self.total_steps - 1, self.total_steps - 1
         times = [0.0, rise, 2 * rise, last] if self.three_phase else [0.0, rise, last]
-        epoch = jnp.minimum(epoch, last)
+        epoch = as_float(jnp.minimum(epoch, last))
         value = levels[-1]
         for i in reversed(range(len(times) - 1)):
             remaining = (times[i + 1] - epoch) / (times[i + 1] - times[i] or 1.0)

@@ -23,7 +23,7 @@ from braintools_optim.schedulers.arguments import (
     expand_per_group,
 )
 from braintools_optim.schedulers.base import LRScheduler, value_of_group
-from braintools_optim.schedulers.curves import count_passed, interpolate, precise_power, ramp, safe_power
+from braintools_optim.schedulers.curves import as_float, count_passed, interpolate, precise_power, ramp, safe_power
 
 __all__ = [
     'ConstantLR',
@@ -369,9 +369,9 @@ def cumulative_product(function: Factor, epoch: Array) -> Array:
     """Return the product of ``function(k)`` for k from 1 to ``epoch``, computed in blocks of 256."""
 
     def multiply(i: Array, product: Array) -> Array:
-        k = 256 * i + jnp.arange(1, 257)
-        factors = jnp.broadcast_to(function(k), k.shape)
-        return product * jnp.prod(jnp.where(k <= epoch[..., None], factors, 1.0), axis=-1)
+        k = 256 * i.astype(int) + jnp.arange(1, 257)
+        factors = jnp.broadcast_to(as_float(function(k)), k.shape)
+        return product * jnp.prod(jnp.where(k.astype(epoch.dtype) <= epoch[..., None], factors, 1.0), axis=-1)
 
     blocks = (jnp.max(epoch, initial=0).astype(jnp.int32) + 255) // 256
     total: Array = jax.lax.fori_loop(0, blocks, multiply, jnp.ones(epoch.shape))

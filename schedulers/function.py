@@ -11,7 +11,8 @@ from brainstate import LongTermState
 from jax.typing import ArrayLike
 
 from braintools_optim.options.kinds import RATE, Scalar, Schedulable
-from braintools_optim.schedulers.base import LRScheduler, as_float
+from braintools_optim.schedulers.base import LRScheduler
+from braintools_optim.schedulers.curves import as_float
 from braintools_optim.schedulers.decay import ConstantLR
 
 __all__ = ['OptaxSchedule', 'as_scheduler']

@@ -11,6 +11,7 @@ from brainstate import LongTermState
 from jax.typing import ArrayLike
 
 from braintools_optim.options.kinds import ANY, Number, Scalar, as_number
+from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import Tree
 from braintools_optim.schedulers.arguments import (
     COUNT,
@@ -20,7 +21,8 @@ from braintools_optim.schedulers.arguments import (
     OneOf,
     expand_per_group,
 )
-from braintools_optim.schedulers.base import LRScheduler, Position, as_float, value_of_group
+from braintools_optim.schedulers.base import LRScheduler, Position, value_of_group
+from braintools_optim.schedulers.curves import as_float
 from braintools_optim.schedulers.parts import as_part
 
 __all__ = ['ReduceLROnPlateau']
@@ -134,12 +136,14 @@ class ReduceLROnPlateau(LRScheduler):
         minimum = jnp.minimum(unreduced, value_of_group(self.min_lrs, group))
         return jnp.maximum(unreduced * value_of_group(position['reduction'], group), minimum)
 
+    @explicit_transfers
     def set_rate(self, value: Scalar) -> None:
         """Set the present rate to ``value``, from which later reductions start."""
         super().set_rate(value)
         reduction = self.reduction.value
         self.reduction.value = jnp.where(reduction[0] == 0, 1.0, reduction / reduction[0])
 
+    @explicit_transfers
     def step(  # type: ignore[override]  # the metric comes first, as in torch
         self, metric: ArrayLike | None = None, epoch: Scalar | None = None
     ) -> None:

@@ -9,6 +9,7 @@ import brainstate
 import brainunit
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from braintools_optim.compiled.access import (
     Deferred,
@@ -115,7 +116,7 @@ class Updater:
             written.append(scaling.state)
             scaling, call = None, call._replace(dynamic=True)
         elif scaling is not None:
-            scaling = jnp.asarray(scaling, jnp.result_type(float))
+            scaling = as_scale(scaling)
         if self.core.metrics_state is not None:
             written.append(self.core.metrics_state)
         states = [*written, self.core.settings.values, *self.core.settings.sources()]
@@ -182,7 +183,7 @@ class Updater:
         """Raise if the gradients are not finite."""
         if inside_transformation():
             brainstate.transform.jit_error_if(~finite, 'Gradients are not finite; all States are as they were.')
-        elif not finite:
+        elif not jax.device_get(finite):
             raise FloatingPointError(f'Gradients are not finite; all States are as they were. {self.diagnose(grads)}')
 
     def diagnose(self, grads: Tree) -> Diagnosis:
@@ -229,7 +230,7 @@ class Updater:
         self.warn_of_units(shared)
         scale = scaling if scale_before is None else scale_before['scale']
         new = step(core.policy, Inputs(shared, groups, weights, found, state, extra, scale, call.dynamic))
-        count = count + (1 if new.finite is None else new.finite)
+        count = count + (1 if new.finite is None else new.finite.astype(count.dtype))
         if new.finite is not None and (call.dynamic or shared.on_nonfinite == 'skip'):
             warn_of_skips(new.state.skipped[1], shared.max_consecutive_skips)
         # an update that raises leaves all States as they were
@@ -270,6 +271,12 @@ class Updater:
         weights = self.core.weights
         members = [group.keys for group in self.core.groups] if over == 'group' else [weights.keys]
         self.warned_of_units = self.warned_of_units or warn_of_mixed_norms(weights.named(), members)
+
+
+def as_scale(number: Scalar) -> jax.Array:
+    """Return a loss scale as an array; the transfer of a number to the device is explicit."""
+    dtype = jnp.result_type(float)
+    return jnp.asarray(number, dtype) if isinstance(number, jax.Array) else jax.device_put(np.asarray(number, dtype))
 
 
 def check_call(loss_unit: object, partial: object) -> Call:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from brainstate.graph import Node
 
+from braintools_optim.options.transfers import explicit_transfers
+
 __all__ = ['BuiltNode', 'refuse_unknown']
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ else:
     class BuiltMeta(type(Node)):
         """Marks an object as built when its outermost constructor has returned."""
 
+        @explicit_transfers
         def __call__(cls, *args, **kwargs):
             built = super().__call__(*args, **kwargs)
             built._finish()

@@ -37,6 +37,7 @@ __all__ = [
     'Kind',
     'LearningRate',
     'MissingKeyError',
+    'MomentumFactor',
     'NonNegative',
     'Number',
     'Numbers',
@@ -119,7 +120,7 @@ class Number(Kind):
     """A real number in a range.
 
     ``decay`` marks the decay rate of an average, which a step holds as :class:`Decay`. ``off_at_zero`` marks a
-    number whose stage is left out of the compiled step while the number is 0.
+    number whose stage or slot is left out of the compiled step while the number is 0.
     """
 
     allowed: Range = ANY_FINITE
@@ -265,6 +266,8 @@ PositiveFinite = Annotated[Schedulable, Number(POSITIVE_AND_FINITE)]
 """A finite number > 0."""
 Fraction = Annotated[Schedulable, Number(UNIT)]
 """A number in [0, 1]."""
+MomentumFactor = Annotated[Schedulable, Number(UNIT, off_at_zero=True)]
+"""A number in [0, 1]; at 0 the rule keeps no momentum, and the number cannot change while weights are registered."""
 DecayRate = Annotated[Schedulable, Number(BELOW_ONE, decay=True)]
 """The decay rate of an average, in [0, 1); a rule reads a :class:`Decay`."""
 Betas = Annotated[tuple[Scalar, Scalar], Numbers(Number(BELOW_ONE, decay=True))]

@@ -132,9 +132,11 @@ class Adafactor(Optimizer):
         return zeros if hp.beta1 is None else zeros | {'exp_avg': jnp.zeros_like(w)}
 
     def prepare(self, hp: Hyperparameters) -> dict[str, Array]:
-        step = hp.step.astype(hp.lr.dtype)
-        unbounded = 1e4 / step if hp.warmup_init else 1.0
-        return {'fresh': step ** -jnp.abs(hp.decay_rate), 'slowing': jnp.maximum(hp.lr * jnp.sqrt(step), unbounded)}
+        unbounded = 1e4 / hp.step if hp.warmup_init else 1.0
+        return {
+            'fresh': hp.step ** -jnp.abs(hp.decay_rate),
+            'slowing': jnp.maximum(hp.lr * jnp.sqrt(hp.step), unbounded),
+        }
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         new = {name: slots[name] + hp.fresh * (v - slots[name]) for name, v in second_moments(g, hp).items()}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from braintools_optim.learning_rate import Rate
 from braintools_optim.optimizer import Optimizer
-from braintools_optim.options import Fraction, Hyperparameters, NonNegative, Number, WeightDecay
+from braintools_optim.options import Hyperparameters, MomentumFactor, NonNegative, Number, WeightDecay
 from braintools_optim.options.kinds import UNIT, Schedulable, is_on
 from braintools_optim.step.counterparts import optax_state, torch_options
 from braintools_optim.step.rule import Slots
@@ -169,7 +169,7 @@ class SM3(Optimizer):
     """
 
     lr: Rate = Rate(1.0)
-    momentum: Fraction = 0.9
+    momentum: MomentumFactor = 0.9
     eps: NonNegative = 1e-8
     weight_decay: WeightDecay = 0.0
 

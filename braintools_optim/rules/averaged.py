@@ -159,7 +159,7 @@ class MADGRAD(Optimizer):
         return {'grad_sum_sq': jnp.zeros_like(w), 's': jnp.zeros_like(w), 'x0': w}
 
     def prepare(self, hp: Hyperparameters) -> dict[str, Array]:
-        return {'lamb': hp.lr * jnp.sqrt(hp.step.astype(hp.lr.dtype))}
+        return {'lamb': hp.lr * jnp.sqrt(hp.step)}
 
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         s, v = slots['s'] + hp.lamb * g, slots['grad_sum_sq'] + hp.lamb * g * g

@@ -12,8 +12,8 @@ from braintools_optim.learning_rate import Rate
 from braintools_optim.optimizer import Optimizer
 from braintools_optim.options import (
     Betas,
-    Fraction,
     Hyperparameters,
+    MomentumFactor,
     NonNegative,
     PositiveFinite,
     WeightDecay,
@@ -123,7 +123,7 @@ class Lars(SGD):
 
     decays: ClassVar[bool] = True
     lr: Rate = Rate(1.0)
-    momentum: Fraction = 0.9
+    momentum: MomentumFactor = 0.9
     trust_coefficient: PositiveFinite = 1e-3
     eps: NonNegative = 1e-8
     _: KW_ONLY

@@ -26,7 +26,7 @@ from braintools_optim.options import (
 from braintools_optim.options.kinds import AT_LEAST_ONE, BELOW_ONE, POSITIVE, Scalar, Schedulable
 from braintools_optim.options.types import ArrayOrQuantity, Tree
 from braintools_optim.step.rule import Extra, GroupInfo, Leaves, RealGroupRule
-from braintools_optim.weights.precision import divide, sqrt
+from braintools_optim.weights.precision import divide, sqrt, widest
 
 __all__ = ['DAdaptAdamW', 'DoG', 'PolyakSGD', 'Prodigy']
 
@@ -50,12 +50,12 @@ class DistanceAdapted(RealGroupRule, Optimizer):
     def start(self, w: Leaves, d0: Scalar) -> State:
         """Return the part of the first state that all rules of this kind have."""
         zeros = each(jnp.zeros_like, w)
-        d = jnp.asarray(d0, jnp.result_type(*w.values()))
+        d = jnp.asarray(d0, widest(x.dtype for x in w.values()))
         return {'d0': d, 'd': d, 's': zeros, 'exp_avg': zeros, 'exp_avg_sq': zeros}
 
     def rate(self, d: Array, hp: Hyperparameters, info: GroupInfo) -> Array:
         """Return the length of a step, except for the factor ``lr``."""
-        mean, second = (beta.correction(info.count) for beta in hp.betas)
+        mean, second = (beta.correction(info.count.astype(d.dtype)) for beta in hp.betas)
         return d * sqrt(second) / mean if hp.use_bias_correction else d
 
     def unless_paused(self, new: State, old: State, hp: Hyperparameters) -> State:
@@ -299,7 +299,7 @@ class DoG(RealGroupRule, Optimizer):
     decoupled_weight_decay: bool = False
 
     def init_state(self, w: Leaves, hp: Hyperparameters) -> State:
-        zeros = each(lambda _: jnp.zeros((), jnp.result_type(*w.values())), w)
+        zeros = each(lambda _: jnp.zeros((), widest(x.dtype for x in w.values())), w)
         return {'init_buffer': w, 'max_dist': zeros, 'G': zeros}
 
     def directions(

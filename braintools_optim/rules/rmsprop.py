@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from braintools_optim.learning_rate import Rate
 from braintools_optim.optimizer import Optimizer
-from braintools_optim.options import DecayRate, Fraction, Hyperparameters, NonNegative, WeightDecay
+from braintools_optim.options import DecayRate, Hyperparameters, MomentumFactor, NonNegative, WeightDecay
 from braintools_optim.options.kinds import is_on
 from braintools_optim.step.counterparts import optax_state, torch_options
 from braintools_optim.step.rule import Slots
@@ -62,7 +62,7 @@ class RMSprop(Optimizer):
     alpha: DecayRate = 0.99
     eps: NonNegative = 1e-8
     weight_decay: WeightDecay = 0.0
-    momentum: Fraction = 0.0
+    momentum: MomentumFactor = 0.0
     centered: bool = False
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:

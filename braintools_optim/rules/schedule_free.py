@@ -58,14 +58,14 @@ class ScheduleFree(Optimizer):
     def direction(self, g: Array, w: Array, slots: Slots, hp: Hyperparameters) -> tuple[Array, Slots]:
         *scaled, new = self.scaled(g, slots, hp)
         for_z, for_w = (hp.warmup * (g + hp.weight_decay * w) for g in scaled)
-        rate, counts = hp.lr * hp.warmup, hp.lr > 0
+        rate, counts = hp.lr * hp.warmup, jnp.where(hp.lr > 0, 1.0, 0.0)
         lr_max = jnp.maximum(slots['lr_max'], rate)
         growth = jnp.where(lr_max > 0, slots['lr_max'] / jnp.where(lr_max > 0, lr_max, 1.0), 1.0)
         # in units of the last coefficient, because float32 would lose digits in a sum of tiny numbers
         weight_sum = slots['weight_sum'] * growth**hp.weight_lr_power * hp.aged + counts
         c = counts / jnp.maximum(weight_sum, 1.0)
         z = slots['z'] - hp.lr * for_z
-        toward_z = c * (w - z) / jnp.where(counts, hp.lr, 1.0)
+        toward_z = c * (w - z) / jnp.where(hp.lr > 0, hp.lr, 1.0)
         new |= {'z': z, 'lr_max': lr_max, 'weight_sum': weight_sum}
         return toward_z + (1 - self.interpolation(hp)) * (1 - c) * for_w, new
 

@@ -118,7 +118,7 @@ class Sophia(RealGroupRule, Optimizer):
             new = estimate()
             return {key: beta2.average(h, new[key]).astype(h.dtype) for key, h in hessian.items()}
 
-        due = (info.count - 1) % hp.update_period == 0
+        due = (info.count - 1).astype(hp.lr.dtype) % hp.update_period == 0
         hessian = jax.lax.cond(due, averaged, lambda hessian: hessian, state['hessian'])
         exp_avg = jax.tree.map(beta1.average, state['exp_avg'], g)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from braintools_optim.optimizer import Optimizer
-from braintools_optim.options import Fraction, Hyperparameters, Number, WeightDecay, option
+from braintools_optim.options import Hyperparameters, MomentumFactor, Number, WeightDecay, option
 from braintools_optim.options.kinds import UNIT, Schedulable, is_on
 from braintools_optim.step.counterparts import optax_state, torch_options
 from braintools_optim.step.rule import Slots
@@ -64,7 +64,7 @@ class SGD(Optimizer):
         'weight_decay momentum dampening nesterov', counts=False, decoupled_weight_decay=False
     )
     optax_slots = optax_state('TraceState', trace='momentum_buffer')
-    momentum: Fraction = 0.0
+    momentum: MomentumFactor = 0.0
     weight_decay: WeightDecay = 0.0
     nesterov: bool = False
     _: KW_ONLY
@@ -108,7 +108,7 @@ class Momentum(SGD):
     """
 
     torch_counterpart, optax_slots = SGD.torch_counterpart, SGD.optax_slots
-    momentum: Fraction = 0.9
+    momentum: MomentumFactor = 0.9
     nesterov: bool = option(False)
     dampening: Dampening = option(0.0)
 
@@ -138,6 +138,6 @@ class MomentumNesterov(SGD):
     """
 
     torch_counterpart, optax_slots = SGD.torch_counterpart, SGD.optax_slots
-    momentum: Fraction = 0.9
+    momentum: MomentumFactor = 0.9
     nesterov: bool = option(True)
     dampening: Dampening = option(0.0)

@@ -165,15 +165,15 @@ class SAM(Optimizer):
         check_gradients(leaves, found)
         groups = enumerate(base.param_groups)
         ascending = {key for i, group in groups if group['maximize'] for key in base.group_names(i)}
-        toward, sizes = {}, {}
+        toward, sizes, wide = {}, {}, {}
         for key, g in found.items():
             if key not in frozen:
-                w = leaves[key].astype(compute_dtype(leaves[key]))
+                wide[key] = w = leaves[key].astype(compute_dtype(leaves[key]))
                 toward[key] = jnp.conj(g.astype(w.dtype)) * factors.get(key, 1.0) * (-1.0 if key in ascending else 1.0)
                 sizes[key] = abs(w) if hp.adaptive else jnp.ones((), w.real.dtype)
         norm = global_norm({key: sizes[key] * g for key, g in toward.items()})
         factor = jnp.where(norm > 0, hp.radius / jnp.where(norm > 0, norm, 1.0), 0.0)
-        perturbed = {key: leaves[key] + factor * sizes[key] ** 2 * g for key, g in toward.items()}
+        perturbed = {key: wide[key] + factor * sizes[key] ** 2 * g for key, g in toward.items()}
         perturbed = {key: w.astype(leaves[key].dtype) for key, w in perturbed.items()}
         with weights.replaced(perturbed):
             second = self.gradient_of(lambda: self.scaled_loss(loss()))

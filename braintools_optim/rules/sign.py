@@ -11,8 +11,8 @@ from braintools_optim.learning_rate import Rate
 from braintools_optim.optimizer import Optimizer
 from braintools_optim.options import (
     Betas,
-    Fraction,
     Hyperparameters,
+    MomentumFactor,
     Number,
     Numbers,
     Range,
@@ -84,7 +84,7 @@ class Signum(SignSGD):
     0.9
     """
 
-    momentum: Fraction = 0.9
+    momentum: MomentumFactor = 0.9
 
 
 class Lion(Optimizer):

@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from braintools_optim.core import Core, check_options
 from braintools_optim.options.fields import fields_of
 from braintools_optim.options.hyperparameters import Hyperparameters, Packed, is_flag, values_of
+from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import Tree
 from braintools_optim.saving.description import Difference, differing, fixed_arguments
 from braintools_optim.saving.form import FORMAT, canonical, check_form, check_format, plain
@@ -37,6 +38,7 @@ Treatment = dict[str, str | bool | list[int]]
 Arrays = dict[str, npt.NDArray[np.generic]]
 
 
+@explicit_transfers
 def state_dict(core: Core) -> dict[str, Tree]:
     """Return everything that the next update depends on except the weights."""
     core.refuse_evaluating('A checkpoint')
@@ -59,6 +61,7 @@ def state_dict(core: Core) -> dict[str, Tree]:
     }
 
 
+@explicit_transfers
 def load_state_dict(
     core: Core, state_dict: Mapping[str, Tree], strict: bool = True, rename: Mapping[str, str] | None = None
 ) -> list[str]:
@@ -331,6 +334,7 @@ def with_slots_there(core: Core, arrays: Mapping[str, ArrayLike], old_names: Map
 # starting again
 
 
+@explicit_transfers
 def reset(core: Core, predicate: Predicate | None = None) -> None:
     """Clear the optimizer state of the weights that ``predicate`` chooses, or of all."""
     core.registered('reset')

@@ -10,7 +10,7 @@ import optax
 from jax.typing import ArrayLike
 
 from braintools_optim.options.types import Tree
-from braintools_optim.weights.precision import compute_dtype
+from braintools_optim.weights.precision import compute_dtype, widest
 
 __all__ = ['clip_adaptively', 'clip_by_value', 'global_norm', 'norm_clip_factor']
 
@@ -20,7 +20,7 @@ Array = jax.Array
 def global_norm(gradients: Tree) -> Array:
     """Return the 2-norm of all entries of a tree of gradients, accumulated in float32 at least. Units are ignored."""
     squares = [sum_of_squares(g) for g in jax.tree.leaves(gradients)]
-    dtype = jnp.result_type(jnp.float32, *squares)
+    dtype = widest(s.dtype for s in squares)
     squares = [s if s.dtype == dtype else s.astype(dtype) for s in squares]
     return jnp.sqrt(functools.reduce(jax.lax.add, squares, jnp.zeros((), dtype)))
 

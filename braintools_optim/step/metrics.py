@@ -44,13 +44,13 @@ def next_metrics(
 
     A skipped update does not count in ``clipped_fraction``.
     """
-    share = seen['clipped'] - before['clipped_fraction']
+    share = seen['clipped'].astype(before['clipped_fraction'].dtype) - before['clipped_fraction']
     share = share if finite is None else jnp.where(finite, share, 0)
     after = {
         'lr': jnp.stack(rates),
         'grad_norm': seen['grad_norm'],
         'clipped': seen['clipped'],
-        'clipped_fraction': before['clipped_fraction'] + share / jnp.maximum(count, 1),
+        'clipped_fraction': before['clipped_fraction'] + share / jnp.maximum(count, 1).astype(share.dtype),
         'update_norm': global_norm(seen['update_norms']),
         'update_ratio': jnp.stack(seen['update_ratio']),
         'skipped': skipped,
@@ -69,5 +69,5 @@ def warn_of_skips(consecutive: Array, limit: Array) -> None:
                 stacklevel=2,
             )
 
-    full = (consecutive > 0) & (consecutive % limit == 0)
+    full = (consecutive > 0) & (consecutive.astype(limit.dtype) % limit == 0)
     jax.lax.cond(full, lambda *args: jax.debug.callback(warn, *args), lambda *args: None, consecutive, limit)

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from braintools_optim.options.hyperparameters import Hyperparameters
 from braintools_optim.options.types import Tree
-from braintools_optim.weights.precision import cast_floats, from_working, to_working
+from braintools_optim.weights.precision import cast_floats, from_working, to_working, widest
 
 __all__ = ['Extra', 'GroupInfo', 'GroupRule', 'Leaves', 'RealGroupRule', 'Rule', 'Slots', 'as_reals']
 
@@ -59,7 +59,7 @@ class Rule:
         """Return the direction, which is *subtracted* from ``w`` after multiplication by ``lr``, and the new slots.
 
         ``hp`` holds every option by name, the results of :meth:`prepare`, the learning rate ``hp.lr`` and the update
-        count ``hp.step``, unless an option has one of these names.
+        count ``hp.step``, a float, unless an option has one of these names.
         """
         raise NotImplementedError(f'{type(self).__name__} must define direction(g, w, slots, hp).')
 
@@ -146,7 +146,7 @@ class RealGroupRule(GroupRule):
         self, g: Leaves, w: Leaves, state: Tree, hp: Hyperparameters, info: GroupInfo
     ) -> tuple[Leaves, Tree]:
         gradients, weights = as_reals(g), as_reals(w)
-        like = jnp.zeros((), jnp.result_type(*weights.values()))
+        like = jnp.zeros((), widest(w.dtype for w in weights.values()))
         hp, wide, norm, decays = cast_floats((hp, state, info.grad_norm, info.weight_decays), like=like)
         info = replace(info, grad_norm=norm, weight_decays=decays)
         directions, new = self.directions(gradients, weights, wide, hp, info)

@@ -13,6 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from braintools_optim.constraints import Constraint
+from braintools_optim.options.fields import fields_of
 from braintools_optim.options.hyperparameters import Hyperparameters, values_of
 from braintools_optim.options.hyperparameters import replace as with_values
 from braintools_optim.options.types import Tree
@@ -134,7 +135,7 @@ def next_skipped(skipped: Array, finite: Array | None, counts: bool) -> Array:
     if finite is None or not counts:
         return skipped
     total, consecutive = skipped
-    return jnp.stack([total + ~finite, jnp.where(finite, 0, consecutive + 1)])
+    return jnp.stack([total + (~finite).astype(total.dtype), jnp.where(finite, 0, consecutive + 1)])
 
 
 def context_of(
@@ -149,7 +150,8 @@ def context_of(
     decay = 'decoupled' if hp.decoupled_weight_decay else 'coupled'
     if rule.decays or hp.weight_decay is None:
         decay = 'none'  # for the stages: either the rule applies the decay itself, or there is none
-        hp = with_values(hp, weight_decay=jnp.zeros(()) if hp.weight_decay is None else hp.weight_decay)
+    off = [name for name, own in fields_of(type(rule)).items() if getattr(own.kind, 'off_at_zero', False)]
+    hp = with_values(hp, **{name: jnp.zeros(()) for name in off if values_of(hp)[name] is None})
     nonfinite = 'skip' if finite is not None else inputs.shared.on_nonfinite
     return Context(hp, inputs.shared, factor, finite, nonfinite, decay, policy.changes_only)
 
@@ -244,7 +246,7 @@ def traced_once(rule: Rule, policy: WeightPolicy) -> Traced:
         w, g, slots, stage_slots, data, index = arrays
         numbers = {name: jax.lax.dynamic_slice(x, (place,), (1,)).reshape(()) for name, x in by_place.items()}
         count = numbers.pop('')
-        hp = Hyperparameters({'step': count, **values_of(context.hp), **numbers})
+        hp = Hyperparameters({'step': count.astype(context.hp.lr.dtype), **values_of(context.hp), **numbers})
         context = cast_floats(replace(context, hp=hp), like=to_working(w))
         weight = master_or_cast(w, stage_slots)
         g = g.astype(weight.dtype)
@@ -274,7 +276,8 @@ class Run:
         """Map the direction of a rule over the parameters of a group."""
         if not names:
             return {}
-        prepared = self.rule.prepare(Hyperparameters({'step': counts, **values_of(context.hp)}))
+        options = {'step': counts.astype(context.hp.lr.dtype), **values_of(context.hp)}
+        prepared = self.rule.prepare(Hyperparameters(options))
         hidden = (context, {'': counts, **prepared}, list(np.arange(len(names), dtype=np.uint32)))
         context, by_place, places = hide_from_xla(hidden, counts)
         undecayed = without_decay(context)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ __all__ = [
     'round_stochastically',
     'sqrt',
     'to_working',
+    'widest',
 ]
 
 Array = jax.Array
@@ -24,7 +27,13 @@ Array = jax.Array
 
 def compute_dtype(x: Array) -> np.dtype:
     """Return the dtype of the arithmetic on an array: the dtype of the array, but float32 at least."""
-    return jnp.promote_types(x.dtype, jnp.float32)
+    is_wide = jnp.issubdtype(x.dtype, jnp.inexact) and x.dtype.itemsize >= 4
+    return np.dtype(x.dtype if is_wide else np.float32)
+
+
+def widest(dtypes: Iterable[np.dtype]) -> np.dtype:
+    """Return the widest of some real dtypes, float32 at least."""
+    return max([np.dtype(np.float32), *dtypes], key=lambda dtype: dtype.itemsize)
 
 
 def to_working(x: ArrayLike) -> Array:

@@ -333,9 +333,24 @@ def test_a_traced_momentum_is_refused_without_its_slot(optimizer: type, compile_
         built.update({'w': jnp.ones((2, 2))})
 
     built = optimizer(lr=0.1, momentum=0.0).register_trainable_weights({'w': brainstate.ParamState(jnp.ones((2, 2)))})
-    with pytest.raises(ValueError, match=r"momentum cannot be assigned .* needs \['momentum_buffer'\]"):
+    with pytest.raises(ValueError, match=r"momentum.* cannot be assigned .* as .*'momentum_buffer'"):
         compile_(train)(jnp.asarray(0.9))
     assert built.momentum == 0.0
     built = optimizer(lr=0.1, momentum=0.5).register_trainable_weights({'w': brainstate.ParamState(jnp.ones((2, 2)))})
     compile_(train)(jnp.asarray(0.9))
     assert np.isclose(built.momentum, 0.9)
+
+
+def test_a_traced_momentum_is_refused_in_a_group_without_its_slot() -> None:
+    """The buffers of another group do not make a traced momentum act."""
+
+    def train(momentum: Any) -> None:
+        built.param_groups[1]['momentum'] = momentum
+        built.update({'w': jnp.ones(2), 'v': jnp.ones(2)})
+
+    built = bo.SGD(lr=0.1, momentum=0.9)
+    built.register_trainable_weights({'w': brainstate.ParamState(jnp.ones(2))})
+    built.add_param_group({'v': brainstate.ParamState(jnp.ones(2))}, momentum=0.0)
+    with pytest.raises(ValueError, match=r"momentum.* cannot be assigned .* would begin as \['momentum_buffer'\]"):
+        brainstate.transform.jit(train)(jnp.asarray(0.9))
+    assert built.param_groups[1]['momentum'] == 0.0

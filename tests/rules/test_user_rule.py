@@ -35,6 +35,17 @@ def test_user_defined_rule() -> None:
     np.testing.assert_allclose(w.value, [0.5, 2.5])
 
 
+def test_a_rule_derived_from_sgd_reads_a_momentum_of_zero_as_a_number() -> None:
+    class Scaled(bo.SGD):
+        def direction(self, g: Any, w: Any, slots: Any, hp: Any) -> Any:
+            direction, new = super().direction(g, w, slots, hp)
+            return (2 - hp.momentum) * direction, new
+
+    w = brainstate.ParamState(jnp.zeros(2))
+    Scaled(lr=0.5).register_trainable_weights({'w': w}).update({'w': jnp.array([1.0, -1.0])})
+    np.testing.assert_array_equal(w.value, [-1.0, 1.0])
+
+
 class AnyNames(bo.Optimizer):
     """Options and slots with the names of the pipeline's values."""
 
