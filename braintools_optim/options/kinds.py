@@ -15,6 +15,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from braintools_optim.options.hints import hint_for
 from braintools_optim.options.hyperparameters import Decay
 from braintools_optim.options.types import OptionValue, Tree
 
@@ -141,7 +142,7 @@ class Number(Kind):
                 raise TypeError
             number = as_number(value)
         except (TypeError, ValueError, AttributeError):
-            raise TypeError(f'Invalid {name}={shown}. Must be a number.{self.hint(value)}') from None
+            raise TypeError(f'Invalid {name}={shown}. Must be a number.{hint_for(value)}') from None
         if self.integer and not float(number).is_integer():
             raise TypeError(f'Invalid {name}={shown}. Must be an integer.')
         if number not in self.allowed:
@@ -149,11 +150,6 @@ class Number(Kind):
             finite = 'finite and ' if number == math.inf and self.allowed.low < number else ''
             raise ValueError(f'Invalid {name}={shown}{meaning}. Must be {finite}{self.allowed}.')
         return number
-
-    def hint(self, value: object) -> str:
-        """Return the likely fix for a value that is not a number."""
-        is_weights = self is RATE and isinstance(value, Mapping)
-        return ' Weights go to register_trainable_weights.' if is_weights else ''
 
     def to_leaf(self, value: OptionValue) -> Tree:
         if value is None or (self.off_at_zero and not isinstance(value, (jax.Array, np.ndarray)) and value == 0):

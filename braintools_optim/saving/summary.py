@@ -6,8 +6,9 @@ import math
 from collections.abc import Container
 
 from braintools_optim.core import Core
+from braintools_optim.options.fields import fields_of, signature_of
 
-__all__ = ['summary']
+__all__ = ['one_line', 'summary']
 
 HEADER: tuple[str, ...] = ('group', 'weights', 'parameters', 'own options', 'frozen', 'not decayed', 'constrained')
 SHOWN = 3  # the number of weight names shown for a group
@@ -22,6 +23,16 @@ def summary(core: Core) -> str:
     kept = [column for column in zip(*rows, strict=True) if any(column[1:])]
     lines = zip(*[[cell.ljust(max(map(len, column))) for cell in column] for column in kept], strict=True)
     return '\n'.join([head, *('  '.join(cells).rstrip() for cells in lines)])
+
+
+def one_line(core: Core) -> str:
+    """Return the class, the schedule of the learning rate, and the options that are not at their defaults."""
+    settings, fields = core.settings, fields_of(type(core.rule))
+    options = {**settings.plain('defaults'), **settings.plain('shared')}
+    names = dict.fromkeys([*signature_of(fields).parameters, *fields])  # in the order of the constructor
+    changed = [name for name in names if name in options and options[name] != fields[name].default]
+    shown = ''.join(f', {name}={options[name]!r}' for name in changed)
+    return f'{core.name}(lr={settings.lr_scheduler!r}{shown})'
 
 
 def row(core: Core, group: int) -> tuple[str, ...]:
