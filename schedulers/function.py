@@ -47,7 +47,7 @@ class OptaxSchedule(LRScheduler):
     def __init__(self, function: Callable[[Array], ArrayLike]):
         if (hint := hint_for(function)) or not callable(function):
             raise TypeError(
-                f'Invalid function={repr(function):.60}. Must be a schedule or a function of the update count.{hint}'
+                f'Invalid function={function!r:.60}. Must be a schedule or a function of the update count.{hint}'
             )
         rate = jax.eval_shape(function, jnp.zeros((), jnp.int32))
         if getattr(rate, 'shape', None) != () or not jnp.issubdtype(rate.dtype, jnp.number):

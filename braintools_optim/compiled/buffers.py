@@ -17,6 +17,7 @@ import jax
 from brainstate import State
 from jax.tree_util import tree_leaves
 
+from braintools_optim.compiled.access import read
 from braintools_optim.options.types import Tree
 
 __all__ = ['DonationCache', 'block_for', 'compiler_options', 'is_lost', 'raise_if_lost', 'unshared']
@@ -55,9 +56,9 @@ def is_lost(leaf: object) -> bool:
 
 
 def raise_if_lost(states: Iterable[tuple[str, State]]) -> None:
-    """Raise an error that names the first State whose array was deleted, if there is one; read the States directly."""
+    """Raise an error that names the first State whose array was deleted, if there is one."""
     for name, state in states:
-        if lost := [leaf for leaf in jax.tree.leaves(vars(state)['_value']) if is_lost(leaf)]:
+        if lost := [leaf for leaf in jax.tree.leaves(read([state], direct=True)) if is_lost(leaf)]:
             named = name or state.name or f'a {type(state).__name__} of shape {lost[0].shape}'
             state.raise_error_with_source_info(
                 RuntimeError(
