@@ -119,7 +119,7 @@ class Kind(ABC):
 class Number(Kind):
     """A real number in a range.
 
-    ``decay`` marks the decay rate of an average, which a step holds as :class:`Decay`. ``off_at_zero`` marks a
+    ``decay`` marks the decay rate of an average, which a step holds as ``Decay``. ``off_at_zero`` marks a
     number whose stage is left out of the compiled step while the number is 0.
     """
 
@@ -262,9 +262,9 @@ PositiveFinite = Annotated[Schedulable, Number(POSITIVE_AND_FINITE)]
 Fraction = Annotated[Schedulable, Number(UNIT)]
 """A number in [0, 1]."""
 DecayRate = Annotated[Schedulable, Number(BELOW_ONE, decay=True)]
-"""The decay rate of an average, in [0, 1); a rule reads a :class:`Decay`."""
+"""The decay rate of an average, in [0, 1); a rule reads a ``Decay``."""
 Betas = Annotated[tuple[Scalar, Scalar], Numbers(Number(BELOW_ONE, decay=True))]
-"""A pair of decay rates, each in [0, 1); a rule reads a pair of :class:`Decay`."""
+"""A pair of decay rates, each in [0, 1); a rule reads a pair of ``Decay``."""
 Count = Annotated[Schedulable, Number(AT_LEAST_ZERO, integer=True)]
 """An integer >= 0."""
 Period = Annotated[Schedulable, Number(AT_LEAST_ONE, integer=True)]

@@ -49,7 +49,8 @@ class ScipyOptimizer(BoundsOptimizer):
 
     Examples
     --------
-    >>> optimizer = ScipyOptimizer(lambda x, y: (x - 1.0) ** 2 + (y + 2.0) ** 2, [(-5.0, 5.0), (-3.0, 3.0)])
+    >>> bounds = [(-5.0, 5.0), (-3.0, 3.0)]
+    >>> optimizer = ScipyOptimizer(lambda x, y: (x - 1.0) ** 2 + (y + 2.0) ** 2, bounds)
     >>> [round(float(x), 3) for x in optimizer.minimize().x]
     [1.0, -2.0]
     """
