@@ -21,7 +21,9 @@ MATH = '<math xmlns="http://www.w3.org/1998/Math/MathML" display="{display}">{co
 
 def content_of(latex: str, display: str) -> str:
     """Return the MathML of a formula, without the element ``math``."""
-    mathml = convert(latex, display=display).replace(r'\_', '_').replace('<mo>&#x02016;', '<mo stretchy="false">&#x02016;')
+    mathml = (
+        convert(latex, display=display).replace(r'\_', '_').replace('<mo>&#x02016;', '<mo stretchy="false">&#x02016;')
+    )
     return re.sub(r'^<math[^>]*>|</math>$', '', mathml)
 
 

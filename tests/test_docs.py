@@ -16,7 +16,7 @@ from benchmarks.comparison import PEERS, false_cells, is_installed, table
 import braintools_optim
 
 ROOT = Path(__file__).parents[1]
-DOCS = sorted(path for path in (ROOT / 'docs').rglob('*.md') if '_build' not in path.parts)
+DOCS = sorted(path for path in (ROOT / 'docs').rglob('*.md') if not {'_build', 'gallery'} & {*path.parts})
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *DOCS]
 BLOCK = re.compile(r'^( *)```python\n(.*?)^\1```\n(?:\n\1```text\n(.*?)^\1```)?', re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r'\d+(?:\.\d+)?(?:e[+-]?\d+)?')
@@ -25,9 +25,7 @@ COLUMNS = 92  # that the pages show without cutting them off
 
 @pytest.mark.usefixtures('float32')
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_python_blocks_run_and_print_what_is_shown(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_python_blocks_run_and_print_what_is_shown(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {'__name__': page.stem}
     for _, block, shown in BLOCK.findall(page.read_text()):

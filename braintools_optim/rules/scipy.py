@@ -88,7 +88,7 @@ class ScipyOptimizer(BoundsOptimizer):
         try:
             minimize = import_module('scipy.optimize').minimize
         except ModuleNotFoundError as error:
-            message = "ScipyOptimizer requires scipy. Install it with: pip install 'braintools_optim[scipy]'"
+            message = 'ScipyOptimizer requires scipy. Install it with: pip install scipy'
             raise ModuleNotFoundError(message) from error
         bounds, structure = jax.tree.flatten(self.bounds, is_leaf=lambda x: isinstance(x, Bounds))
         start = [np.random.uniform(b.low, b.high, b.low.shape) for b in bounds]
