@@ -147,7 +147,8 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
     no_decay : predicate, optional
         The weights without weight decay, such as :func:`usual_exclusions`.
     constraints : dict from predicate to Constraint or function, optional
-        Projections that are applied to the weights after every update, see :func:`box <braintools_optim.constraints.box>`.
+        Projections that are applied to the weights after every update, such as
+        :func:`~braintools_optim.constraints.box`.
     state_dtype : dtype, optional
         The floating-point dtype of the slots. Default: the dtype of the weight, float32 for half precision.
     rounding : {'nearest', 'stochastic'}, default 'nearest'

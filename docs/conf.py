@@ -5,8 +5,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-import gallery
-import speed
+import gallery  # noqa: E402
+import speed  # noqa: E402
 
 gallery.write(HERE)
 speed.write(HERE)

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.comparison import PEERS, false_cells, is_installed, table
 
 import braintools_optim
+from benchmarks.comparison import PEERS, false_cells, is_installed, table
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(path for path in (ROOT / 'docs').rglob('*.md') if not {'_build', 'gallery'} & {*path.parts})
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *DOCS]
 BLOCK = re.compile(r'^( *)```python\n(.*?)^\1```\n(?:\n\1```text\n(.*?)^\1```)?', re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r'\d+(?:\.\d+)?(?:e[+-]?\d+)?')
-COLUMNS = 92  # that the pages show without cutting them off
+COLUMNS = 96  # that the pages show without cutting them off
 
 
 @pytest.mark.usefixtures('float32')
