@@ -20,7 +20,7 @@ DOCS = sorted(path for path in (ROOT / 'docs').rglob('*.md') if not {'_build', '
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *DOCS]
 BLOCK = re.compile(r'^( *)```python\n(.*?)^\1```\n(?:\n\1```text\n(.*?)^\1```)?', re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r'\d+(?:\.\d+)?(?:e[+-]?\d+)?')
-COLUMNS = 96  # that the pages show without cutting them off
+COLUMNS = 100  # that the pages show without cutting them off
 
 
 @pytest.mark.usefixtures('float32')
