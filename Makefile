@@ -33,7 +33,8 @@ doctest: $(VENV)/test.stamp
 	$(BIN)/python -m pytest --doctest-modules braintools_optim
 
 docs: $(VENV)/docs.stamp
-	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/sphinx-build -n -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/python docs/check_pages.py docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 bench: $(VENV)/benchmarks.stamp  # OUTPUT=benchmarks/results records the results for the docs

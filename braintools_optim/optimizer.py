@@ -25,13 +25,14 @@ from braintools_optim.learning_rate import LearningRate, Rate, Scheduled
 from braintools_optim.loss_scale import DynamicLossScale, check_loss_scale
 from braintools_optim.options.built import BuiltNode
 from braintools_optim.options.fields import HasOptions, Option, bind, fields_of, signature_of
+from braintools_optim.options.hints import hint_for_method
 from braintools_optim.options.hyperparameters import Hyperparameters
 from braintools_optim.options.kinds import Argument, Flag
 from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import ArrayOrQuantity, Options, OptionValue, Tree
 from braintools_optim.param_groups import GroupSpec, GroupValue, ParamGroup, group_spec, torch_groups
 from braintools_optim.saving.saved import Saved
-from braintools_optim.saving.summary import summary
+from braintools_optim.saving.summary import one_line, summary
 from braintools_optim.settings import OptimState, Settings, as_plain
 from braintools_optim.step.arguments import (
     check_constraints,
@@ -51,6 +52,7 @@ from braintools_optim.weights.groups import divide_by_predicates
 from braintools_optim.weights.predicates import Predicate
 from braintools_optim.weights.registered import Weights
 from braintools_optim.weights.unique_states import UniqueStateManager
+from braintools_optim.weights.units import check_loss
 
 __all__ = ['LearningRate', 'Optimizer']
 
@@ -148,7 +150,8 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
     no_decay : predicate, optional
         The weights without weight decay, such as :func:`usual_exclusions`.
     constraints : dict from predicate to Constraint or function, optional
-        Projections that are applied to the weights after every update, see :mod:`braintools_optim.constraints`.
+        Projections that are applied to the weights after every update, such as
+        :func:`~braintools_optim.constraints.box`.
     state_dtype : dtype, optional
         The floating-point dtype of the slots. Default: the dtype of the weight, float32 for half precision.
     rounding : {'nearest', 'stochastic'}, default 'nearest'
@@ -388,6 +391,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
 
     def step(self, grads: Tree, **arguments: Any) -> None:
         """Call :meth:`update`."""
+        self._core.registered('step')
         self.update(grads, **arguments)
 
     def minimize(self, loss_fn: Callable[..., Tree], *args: Tree, has_aux: bool = False) -> Tree:
@@ -405,6 +409,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
                 if has_aux and not isinstance(returned, tuple):
                     raise TypeError(f'Invalid has_aux=True. loss_fn must return (loss, aux), not {returned!r}.')
                 loss, *aux = returned if has_aux else (returned,)
+                check_loss(loss)
                 return self.scaled_loss(loss), (loss, *aux)
 
             grads, results = self.gradient_of(loss_of, has_aux=True)
@@ -505,7 +510,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         def __getattr__(self, name: str) -> object:  # called only if there is no such attribute
             if name in ('_core', '_updater'):
                 raise ValueError(f'{COPY} {type(self).__name__} is a copy.')
-            raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}')
+            raise AttributeError(f'{type(self).__name__!r} object has no attribute {name!r}{hint_for_method(name)}')
 
         def __setattr__(self, name: str, value: object) -> None:
             if '_is_built' in self.__dict__ and not isinstance(getattr(type(self), name, None), property):
@@ -536,9 +541,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         return summary(self._core)
 
     def __repr__(self) -> str:
-        options = {**self.settings.plain('defaults'), **self.settings.plain('shared')}
-        shown = ''.join(f', {k}={v!r}' for k, v in options.items() if k != 'lr_scale')
-        return f'{type(self).__name__}(lr={self.lr_scheduler!r}{shown})'
+        return one_line(self._core)
 
 
 def shown_signature(cls: type[Optimizer]) -> inspect.Signature:

@@ -3,27 +3,39 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
-import gallery
-import speed
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+import gallery  # noqa: E402
+import speed  # noqa: E402
 
-gallery.write(Path(__file__).parent)
-speed.write(Path(__file__).parent)
+gallery.write(HERE)
+speed.write(HERE)
 
 project = 'braintools_optim'
 author = 'the braintools_optim developers'
 copyright = '2026, the braintools_optim developers'
-extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.mathjax', 'sphinx.ext.napoleon']
-exclude_patterns = ['_build']
+extensions = ['myst_parser', 'mathml', 'signatures', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx_design']
+exclude_patterns = ['_build', 'gallery']
+default_role = 'any'
+suppress_warnings = ['ref.any']
+nitpick_ignore_regex = [('py:class', r'(brainstate|brainunit|jax|numpy|optax)\..*')]
+
 html_theme = 'furo'
 html_title = 'braintools_optim'
-myst_enable_extensions = ['dollarmath', 'colon_fence']
+html_static_path = ['_static']
+html_css_files = ['style.css']
+html_math_renderer = 'mathml'
+html_copy_source = False
+html_show_sourcelink = False
+add_module_names = False
+maximum_signature_line_length = 88
+pygments_dark_style = 'monokai'
+
+myst_enable_extensions = ['dollarmath', 'colon_fence', 'attrs_block']
 myst_heading_anchors = 3
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'none'
 napoleon_google_docstring = False
+napoleon_use_param = False  # types of arguments are plain text, such as "pair of float"
 napoleon_use_rtype = False
 napoleon_use_ivar = True
-default_role = 'any'
-suppress_warnings = ['ref.any']

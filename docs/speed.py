@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from plots import save
 
 from benchmarks.report import gpu_table, tables
 
@@ -21,8 +22,7 @@ def write(folder: Path) -> None:
     for result in [result for result in results if 'steps' in result][-1:]:
         figure = Figure(figsize=(7, 2.8), layout='constrained')
         draw(figure, result)
-        (folder / 'gallery').mkdir(exist_ok=True)
-        figure.savefig(folder / 'gallery' / 'speed.png', dpi=110)
+        save(figure, folder / 'gallery' / 'speed.png')
         page += [*tables(result), '![Update time by number of leaves and by number of weights](gallery/speed.png)', '']
     for result in [result for result in results if 'bandwidth' in result][-1:]:
         page += ['## On a GPU', '', *gpu_table(result)]
@@ -37,7 +37,6 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
         for peer in rows[0]['ms']:
             ax.loglog([row[x] for row in rows], [row['ms'][peer] for row in rows], marker='o', label=peer)
         ax.set_xlabel(f'{x} in 4 leaves' if x == 'weights' else x)
-        ax.spines[['top', 'right']].set_visible(False)
-        ax.grid(alpha=0.25)
+        ax.spines['right'].set_visible(False)
     left.set_ylabel('time of an update (ms)')
     left.legend()

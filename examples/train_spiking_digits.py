@@ -10,7 +10,7 @@ linearly and then follows a cosine decay. The gradients are clipped by their glo
     python examples/train_spiking_digits.py
     python examples/train_spiking_digits.py --no-clip --output without_clipping.png
 
-The script prints the accuracy on the held-out third of the images and saves plots of the training.
+The script prints the accuracy on the held-out third of the images, and saves a picture of the spikes and the training.
 """
 
 import argparse
@@ -24,8 +24,7 @@ import braintools
 import brainunit as u
 import jax
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from picture import Activity, draw
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
@@ -116,8 +115,24 @@ def build_steps(network: SpikingNetwork, optimizer: Optimizer, n_steps: int) -> 
     return train_step, test_step
 
 
-def train(args: argparse.Namespace) -> History:
-    """Train a new network, and return the metrics of each update and the test accuracy after each epoch."""
+def record(network: SpikingNetwork, image: np.ndarray, digit: int, n_steps: int) -> Activity:
+    """Return the activity of the network while it sees one image."""
+
+    def step(spikes: jax.Array) -> tuple[jax.Array, ...]:
+        evidence = network(spikes)
+        return network.neurons.get_spike() > 0, network.neurons.V.value / u.mV, evidence
+
+    brainstate.nn.reset_all_states(network, batch_size=1)
+    spikes = encode(image[None], n_steps)
+    found = brainstate.transform.for_loop(step, spikes)
+    fired, potentials, evidence = (np.asarray(x)[:, 0] for x in found)
+    threshold = float(network.neurons.V_th / u.mV)
+    shape = image.reshape(8, 8), int(digit), np.asarray(spikes)[:, 0]
+    return Activity(*shape, fired, potentials, threshold, evidence)
+
+
+def train(args: argparse.Namespace) -> tuple[History, Activity]:
+    """Train a network; return the metrics of each update, the accuracy after each epoch, and the activity."""
     x_train, x_test, y_train, y_test = load_images(args.seed)
     n_batches = len(x_train) // args.batch_size
     if n_batches == 0:
@@ -128,7 +143,7 @@ def train(args: argparse.Namespace) -> History:
     train_step, test_step = build_steps(network, build_optimizer(args, args.epochs * n_batches), args.steps)
 
     history = defaultdict(list)
-    with tqdm(total=args.epochs * n_batches, unit='update') as bar:
+    with tqdm(total=args.epochs * n_batches, unit='update', desc='compiling ...') as bar:
         for _ in range(args.epochs):
             # Use full batches only, because another shape would be compiled again; skip the remaining images.
             for batch in rng.permutation(len(x_train))[: n_batches * args.batch_size].reshape(n_batches, -1):
@@ -136,11 +151,12 @@ def train(args: argparse.Namespace) -> History:
                 for name, value in train_step(x_train[batch], y_train[batch]).items():
                     history[name].append(float(value))
                 shown = {name: f'{np.mean(history[name][-n_batches:]):.3g}' for name in ('loss', 'accuracy', 'norm')}
+                bar.set_description('training', refresh=False)
                 bar.set_postfix(shown, lr=f'{history["lr"][-1]:.2e}', refresh=False)
                 bar.update()
             brainstate.nn.reset_all_states(network, batch_size=len(x_test))
             history['test accuracy'].append(float(test_step(x_test, y_test)))
-    return history
+    return history, record(network, x_test[0], y_test[0], args.steps)
 
 
 def report(history: History, args: argparse.Namespace) -> None:
@@ -150,39 +166,6 @@ def report(history: History, args: argparse.Namespace) -> None:
     print(f'gradient norm before clipping: median {np.median(norms):.2f}, maximum {norms.max():.2f}')
     print(f'{(norms > args.clip_norm).sum()} of {len(norms)} updates {clipped} at {args.clip_norm:g}')
     print(f'test accuracy: {history["test accuracy"][-1]:.1%}')
-
-
-def plot(history: History, args: argparse.Namespace) -> None:
-    """Plot loss, accuracy, learning rate and gradient norm, and save the figure to ``args.output``."""
-    epochs = np.arange(1, args.epochs + 1)
-    updates = np.linspace(0, args.epochs, len(history['loss']), endpoint=False)
-    mean = {name: np.reshape(history[name], (args.epochs, -1)).mean(axis=1) for name in ('loss', 'accuracy', 'norm')}
-
-    def plot_updates(panel: Axes, name: str, color: str) -> None:
-        panel.semilogy(updates, history[name], '.', color=color, alpha=0.25, markersize=3, label='each update')
-        panel.semilogy(epochs - 0.5, mean[name], '.-', color=color, label='mean over an epoch')
-
-    figure = Figure(figsize=(10, 6.5), layout='constrained')
-    (loss, accuracy), (lr, norm) = figure.subplots(2, 2, sharex=True)
-    plot_updates(loss, 'loss', 'C0')
-    loss.set(title='Loss', ylabel='cross-entropy (nats)')
-    accuracy.plot(epochs - 0.5, 100 * mean['accuracy'], '.-', color='C0', label='training, mean over an epoch')
-    accuracy.plot(epochs, 100 * np.array(history['test accuracy']), '.-', color='C1', label='test, after each epoch')
-    accuracy.set(title='Accuracy', ylabel='correct (%)')
-    lr.plot(updates, history['lr'], color='C2')
-    lr.set(title='Learning rate: linear warm-up, then cosine', ylabel='learning rate', xlabel='epoch')
-    plot_updates(norm, 'norm', 'C3')
-    label = f'clip at {args.clip_norm:g}' + (' (disabled)' if args.no_clip else '')
-    norm.axhline(args.clip_norm, color='black', linestyle='--', linewidth=1.2, label=label)
-    norm.set(title='Gradient norm before clipping', ylabel='global norm of the gradients', xlabel='epoch')
-    for panel in (loss, accuracy, norm):
-        panel.legend(frameon=False, markerscale=1.5)
-    for panel in figure.axes:
-        panel.grid(alpha=0.25)
-        panel.spines[['top', 'right']].set_visible(False)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.output, dpi=150)
-    print(f'saved plots to {args.output.resolve()}')
 
 
 def positive_int(text: str) -> int:
@@ -204,16 +187,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--clip-norm', type=float, default=1.0, help='maximum global norm of the gradients')
     parser.add_argument('--no-clip', action='store_true', help='do not clip the gradients')
     parser.add_argument('--seed', type=int, default=0, help='random seed of the split, weights, batches and spikes')
-    parser.add_argument('--output', type=Path, default=Path('spiking_digits.png'), help='file for the plots')
+    parser.add_argument('--output', type=Path, default=Path('spiking_digits.png'), help='file for the picture')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     brainstate.environ.set(dt=1 * u.ms)
-    history = train(args)
+    history, activity = train(args)
     report(history, args)
-    plot(history, args)
+    draw(history, activity, None if args.no_clip else args.clip_norm, args.output)
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -99,7 +100,9 @@ class LRScheduler(ReadsAsNumber, BuiltNode):
         if not rates:
             raise ValueError(f'Invalid base_lr={base_lr!r}. Must be a number or a sequence of at least one.')
         self.base_lrs: tuple[Scalar, ...] = tuple(NON_NEGATIVE.check('base_lr', rate) for rate in rates)
-        self.last_epoch = LongTermState(jnp.asarray(max(EPOCH.check('last_epoch', last_epoch), 0), jnp.int32))
+        if any(type(rate) is int and rate > 1 for rate in rates):
+            warn_of_count(type(self), base_lr)
+        self.last_epoch = Epoch(jnp.asarray(max(EPOCH.check('last_epoch', last_epoch), 0), jnp.int32))
         self.manual = LongTermState({'rate': as_float(1.0), 'reference': as_float(1.0)})
         if self._uses_get_lr:
             self.stored_rates = LongTermState(as_float(self.base_lrs))
@@ -383,6 +386,13 @@ class LRScheduler(ReadsAsNumber, BuiltNode):
         return f'{type(self).__name__}({base}{shown}; epoch {self.last_epoch.value}, lr {self()})'
 
 
+class Epoch(LongTermState):
+    """The State of the epoch of a schedule."""
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({self.value})'
+
+
 class DerivedValue(Generic[T]):
     """A value that is computed from the position of a schedule and read like the value of a State, by ``.value``."""
 
@@ -407,6 +417,16 @@ class DerivedValue(Generic[T]):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.value})'
+
+
+def warn_of_count(cls: type[LRScheduler], base_lr: object) -> None:
+    """Warn of a whole number in the place of the learning rate, such as the 100 of ``CosineAnnealingLR(100)``."""
+    second = list(cls.__signature__.parameters)[1]
+    warnings.warn(
+        f'{cls.__name__} has the learning rate {base_lr!r}: the first argument is base_lr, and {second} is the second. '
+        f'If this rate is meant, give a float.',
+        stacklevel=5,
+    )
 
 
 def constructor_signature(cls: type) -> inspect.Signature:

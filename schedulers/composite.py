@@ -145,7 +145,8 @@ class PerUpdate(LRScheduler):
     Examples
     --------
     >>> from braintools_optim.schedulers import WarmupScheduler
-    >>> PerUpdate(WarmupScheduler(1.0, warmup_epochs=2), steps_per_epoch=4).lr_at([0, 4, 6, 8]).tolist()
+    >>> schedule = PerUpdate(WarmupScheduler(1.0, warmup_epochs=2), steps_per_epoch=4)
+    >>> schedule.lr_at([0, 4, 6, 8]).tolist()
     [0.0, 0.5, 0.75, 1.0]
     """
 

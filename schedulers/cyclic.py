@@ -196,7 +196,9 @@ class OneCycleLR(CyclesMomentum):
 
     Examples
     --------
-    >>> schedule = OneCycleLR(1.0, 6, pct_start=0.5, anneal_strategy='linear', div_factor=2.0, final_div_factor=4.0)
+    >>> schedule = OneCycleLR(
+    ...     1.0, 6, pct_start=0.5, anneal_strategy='linear', div_factor=2.0, final_div_factor=4.0
+    ... )
     >>> schedule.lr_at([0, 1, 2, 5, 6]).tolist()
     [0.5, 0.75, 1.0, 0.125, 0.125]
     """

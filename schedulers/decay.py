@@ -197,7 +197,8 @@ class ExponentialDecayLR(LRScheduler):
 
     Examples
     --------
-    >>> ExponentialDecayLR(1.0, decay_steps=2, decay_rate=0.25, end_value=0.125).lr_at([0, 1, 2, 3]).tolist()
+    >>> schedule = ExponentialDecayLR(1.0, decay_steps=2, decay_rate=0.25, end_value=0.125)
+    >>> schedule.lr_at([0, 1, 2, 3]).tolist()
     [1.0, 0.5, 0.25, 0.125]
     """
 
@@ -352,7 +353,8 @@ class MultiplicativeLR(LambdaLR):
 
     Examples
     --------
-    >>> MultiplicativeLR(1.0, lambda epoch: jnp.where(epoch < 3, 0.5, 1.0)).lr_at([0, 1, 2, 3]).tolist()
+    >>> schedule = MultiplicativeLR(1.0, lambda epoch: jnp.where(epoch < 3, 0.5, 1.0))
+    >>> schedule.lr_at([0, 1, 2, 3]).tolist()
     [1.0, 0.5, 0.25, 0.25]
     """
 
@@ -399,7 +401,8 @@ class PiecewiseConstantSchedule(LRScheduler):
 
     Examples
     --------
-    >>> PiecewiseConstantSchedule(boundaries=[2, 3], values=[1.0, 0.5, 2.0]).lr_at([0, 1, 2, 3]).tolist()
+    >>> schedule = PiecewiseConstantSchedule(boundaries=[2, 3], values=[1.0, 0.5, 2.0])
+    >>> schedule.lr_at([0, 1, 2, 3]).tolist()
     [1.0, 1.0, 0.5, 2.0]
     """
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from brainstate import LongTermState
 from jax.typing import ArrayLike
 
+from braintools_optim.options.hints import hint_for
 from braintools_optim.options.kinds import RATE, Scalar, Schedulable
 from braintools_optim.schedulers.base import LRScheduler
 from braintools_optim.schedulers.curves import as_float
@@ -45,8 +46,10 @@ class OptaxSchedule(LRScheduler):
     uses_base_lr = False
 
     def __init__(self, function: Callable[[Array], ArrayLike]):
-        if not callable(function):
-            raise TypeError(f'Invalid function={function!r}. Must be callable.')
+        if (hint := hint_for(function)) or not callable(function):
+            raise TypeError(
+                f'Invalid function={function!r:.60}. Must be a schedule or a function of the update count.{hint}'
+            )
         rate = jax.eval_shape(function, jnp.zeros((), jnp.int32))
         if getattr(rate, 'shape', None) != () or not jnp.issubdtype(rate.dtype, jnp.number):
             raise TypeError(f'Invalid function={function!r}. Must return a number, not {rate!r}.')
@@ -81,4 +84,4 @@ def as_scheduler(lr: Schedulable) -> LRScheduler:
     """Return a schedule unchanged, any other callable as :class:`OptaxSchedule`, a number as a constant schedule."""
     if isinstance(lr, LRScheduler):
         return lr
-    return OptaxSchedule(lr) if callable(lr) else ConstantLR(RATE.check('lr', lr), factor=1.0, total_iters=0)
+    return OptaxSchedule(lr) if callable(lr) else ConstantLR(1.0 * RATE.check('lr', lr), factor=1.0, total_iters=0)

@@ -86,7 +86,8 @@ class WarmupCosineSchedule(LRScheduler):
 
     Examples
     --------
-    >>> WarmupCosineSchedule(1.0, warmup_steps=2, total_steps=6).lr_at([0, 1, 2, 4, 6, 7]).round(3).tolist()
+    >>> schedule = WarmupCosineSchedule(1.0, warmup_steps=2, total_steps=6)
+    >>> schedule.lr_at([0, 1, 2, 4, 6, 7]).round(3).tolist()
     [0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
     """
 

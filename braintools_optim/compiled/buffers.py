@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import jax
+from brainstate import State
 from jax.tree_util import tree_leaves
 
+from braintools_optim.compiled.access import read
 from braintools_optim.options.types import Tree
 
-__all__ = ['DonationCache', 'block_for', 'compiler_options', 'is_lost', 'unshared']
+__all__ = ['DonationCache', 'block_for', 'compiler_options', 'is_lost', 'raise_if_lost', 'unshared']
 
 T = TypeVar('T')
 
@@ -51,6 +53,20 @@ def buffers_of(leaf: Tree) -> list[int]:
 def is_lost(leaf: object) -> bool:
     """Return whether a leaf is an array whose buffer was donated."""
     return isinstance(leaf, jax.Array) and leaf.is_deleted()
+
+
+def raise_if_lost(states: Iterable[tuple[str, State]]) -> None:
+    """Raise an error that names the first State whose array was deleted, if there is one."""
+    for name, state in states:
+        if lost := [leaf for leaf in jax.tree.leaves(read([state], direct=True)) if is_lost(leaf)]:
+            named = name or state.name or f'a {type(state).__name__} of shape {lost[0].shape}'
+            state.raise_error_with_source_info(
+                RuntimeError(
+                    f'The array of {named} has been deleted: a function that reuses buffers (braintools_optim.jit, '
+                    f'minimize, donate_weights) replaced the array, and the State was given the old one again. Keep '
+                    f'jnp.copy(state.value) of a value that is needed later.'
+                )
+            )
 
 
 def is_spread(leaf: object) -> bool:

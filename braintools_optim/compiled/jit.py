@@ -11,7 +11,7 @@ import brainstate
 import jax
 
 from braintools_optim.compiled.access import all_or_none, are_hooked, deferred, is_traced, may_access_directly, receive
-from braintools_optim.compiled.buffers import compiler_options, is_lost
+from braintools_optim.compiled.buffers import compiler_options, is_lost, raise_if_lost
 from braintools_optim.compiled.plan import Arguments, Keywords, Plan, Wanted, form, plan_of
 from braintools_optim.options.types import Tree
 
@@ -143,6 +143,9 @@ class Donating:
                 return self.call(plan, number, plan.values(args, kwargs), args, kwargs, direct)
             except StaleError:
                 number = self.find(args, kwargs, renew=True)
+            except RuntimeError:
+                raise_if_lost(('', state) for state in plan.states)
+                raise
         return self.plain(*args, **kwargs)
 
     def call_only_plan(self, plan: Plan, args: Arguments, kwargs: Keywords) -> tuple[bool, Tree]:
@@ -159,6 +162,7 @@ class Donating:
         except StaleError:
             return False, None
         except (TypeError, ValueError, jax.errors.JaxRuntimeError):  # jax may have refused a buffer
+            raise_if_lost(('', state) for state in plan.states)
             if not plan.given or any(map(is_lost, jax.tree.leaves(values))):
                 raise
             plan.made.trusted = False

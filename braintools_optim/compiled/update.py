@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import brainstate
@@ -22,7 +22,7 @@ from braintools_optim.compiled.access import (
     receive,
     write,
 )
-from braintools_optim.compiled.buffers import DonationCache, compiler_options
+from braintools_optim.compiled.buffers import DonationCache, compiler_options, raise_if_lost
 from braintools_optim.compiled.jit import donating
 from braintools_optim.compiled.plan import calls_python, jaxprs_of
 from braintools_optim.core import Core, refuse_evaluating
@@ -103,12 +103,20 @@ class Updater:
         except TypeError:
             self.name_wrong_gradient(grads, call)
             raise
+        except RuntimeError:
+            raise_if_lost(self.named_states())
+            raise
+        except ValueError:
+            if is_tree_of_jax(grads):
+                raise
+            named = self.core.weights.find(grads, call.partial, self.core.settings.frozen)
+            finite = self.update_states(named, extra, call, loss_scale)
         if finite is not None:
             self.raise_unless(finite, grads)
 
     def update_states(self, grads: Tree, extra: Extra, call: Call, loss_scale: Scalar | None) -> jax.Array | None:
         """Update the States; return whether the gradients are finite, None if the update never raises."""
-        opt_state = self.core.registered('step')
+        opt_state = self.core.registered('update')
         scaling = self.core.arguments.loss_scale if loss_scale is None else LOSS_SCALE.check('loss_scale', loss_scale)
         weights = self.core.weights.states
         written = [opt_state, *weights, self.core.step_count]
@@ -164,7 +172,7 @@ class Updater:
         loss_scale: Scalar | None,
     ) -> None:
         """Update with functions such as the loss, through :meth:`jit`, which follows the States that they read."""
-        self.core.registered('step')
+        self.core.registered('update')
         arrays = {name: value for name, value in extra.items() if name not in functions}
 
         def run(grads: Tree, arrays: Extra, scale: Scalar | None) -> None:
@@ -175,9 +183,14 @@ class Updater:
     def name_wrong_gradient(self, grads: Tree, call: Call) -> None:
         """Raise an error that names a value or gradient that jax does not take, if there is one."""
         core = self.core
-        _, *values = read([core.registered('step'), *core.weights.states], direct=False)
+        _, *values = read([core.registered('update'), *core.weights.states], direct=False)
         found, _ = core.weights.match(grads, call.loss_unit, call.partial, core.settings.frozen)
         check_gradients(core.weights.leaves(values), found)
+
+    def named_states(self) -> Iterator[tuple[str, brainstate.State]]:
+        """Return the registered States by name, and the States of the optimizer."""
+        yield from self.core.weights.manager.to_dict().items()
+        yield from self.core.named_states().items()
 
     def raise_unless(self, finite: jax.Array, grads: Tree) -> None:
         """Raise if the gradients are not finite."""
@@ -277,6 +290,15 @@ def as_scale(number: Scalar) -> jax.Array:
     """Return a loss scale as an array; the transfer of a number to the device is explicit."""
     dtype = jnp.result_type(float)
     return jnp.asarray(number, dtype) if isinstance(number, jax.Array) else jax.device_put(np.asarray(number, dtype))
+
+
+def is_tree_of_jax(tree: Tree) -> bool:
+    """Return whether jax takes a tree. It refuses a dict with keys of several types, such as tuples and strings."""
+    try:
+        jax.tree.structure(tree)
+    except ValueError:
+        return False
+    return True
 
 
 def check_call(loss_unit: object, partial: object) -> Call:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import sys
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
 from types import MappingProxyType
 from typing import (
@@ -24,6 +23,7 @@ from typing import (
 )
 from weakref import WeakKeyDictionary
 
+from braintools_optim.options.hints import hint_for, suggestion
 from braintools_optim.options.kinds import ANY_FINITE, Choice, Flag, Kind, Number, Numbers
 from braintools_optim.options.types import OptionValue
 
@@ -37,7 +37,6 @@ __all__ = [
     'fields_of',
     'option',
     'signature_of',
-    'suggestion',
 ]
 
 T = TypeVar('T')
@@ -253,12 +252,7 @@ def bind(
     try:
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
-        raise TypeError(f'Invalid arguments of {name}: {error}. Must be {signature}.') from None
+        hint = hint_for(args[0]) if args else ''
+        raise TypeError(f'Invalid arguments of {name}: {error}. Must be {signature}.{hint}') from None
     bound.apply_defaults()
     return dict(bound.arguments)
-
-
-def suggestion(name: str, known: Iterable[str], other_names: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Return a sentence that names the option called ``name`` elsewhere, or else the known option most like it."""
-    close = [other_names[name]] if name in other_names else difflib.get_close_matches(name, list(known), 1, cutoff=0.7)
-    return f' Did you mean {close[0]!r}?' if close else ''

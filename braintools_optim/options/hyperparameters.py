@@ -74,7 +74,7 @@ class Hyperparameters:
     """The options as a rule reads them: ``hp.lr``, ``hp.betas``, ``hp.step``, ``hp.amsgrad`` and so on.
 
     Numbers are arrays (decay rates are :class:`Decay`), flags are Python values. Attributes shadow the methods here,
-    so that an option may have any name; other modules use the functions :func:`values_of` and :func:`replace`.
+    so that an option may have any name; other modules use the functions ``values_of`` and ``replace``.
     """
 
     __slots__ = ('__dict__', '_flat')

@@ -15,6 +15,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from braintools_optim.options.hints import hint_for
 from braintools_optim.options.hyperparameters import Decay
 from braintools_optim.options.types import OptionValue, Tree
 
@@ -119,7 +120,7 @@ class Kind(ABC):
 class Number(Kind):
     """A real number in a range.
 
-    ``decay`` marks the decay rate of an average, which a step holds as :class:`Decay`. ``off_at_zero`` marks a
+    ``decay`` marks the decay rate of an average, which a step holds as ``Decay``. ``off_at_zero`` marks a
     number whose stage or slot is left out of the compiled step while the number is 0.
     """
 
@@ -142,7 +143,7 @@ class Number(Kind):
                 raise TypeError
             number = as_number(value)
         except (TypeError, ValueError, AttributeError):
-            raise TypeError(f'Invalid {name}={shown}. Must be a number.{self.hint(value)}') from None
+            raise TypeError(f'Invalid {name}={shown}. Must be a number.{hint_for(value)}') from None
         if self.integer and not float(number).is_integer():
             raise TypeError(f'Invalid {name}={shown}. Must be an integer.')
         if number not in self.allowed:
@@ -150,11 +151,6 @@ class Number(Kind):
             finite = 'finite and ' if number == math.inf and self.allowed.low < number else ''
             raise ValueError(f'Invalid {name}={shown}{meaning}. Must be {finite}{self.allowed}.')
         return number
-
-    def hint(self, value: object) -> str:
-        """Return the likely fix for a value that is not a number."""
-        is_weights = self is RATE and isinstance(value, Mapping)
-        return ' Weights go to register_trainable_weights.' if is_weights else ''
 
     def to_leaf(self, value: OptionValue) -> Tree:
         if value is None or (self.off_at_zero and not isinstance(value, (jax.Array, np.ndarray)) and value == 0):
@@ -269,9 +265,9 @@ Fraction = Annotated[Schedulable, Number(UNIT)]
 MomentumFactor = Annotated[Schedulable, Number(UNIT, off_at_zero=True)]
 """A number in [0, 1]; at 0 the rule keeps no momentum, and the number cannot change while weights are registered."""
 DecayRate = Annotated[Schedulable, Number(BELOW_ONE, decay=True)]
-"""The decay rate of an average, in [0, 1); a rule reads a :class:`Decay`."""
+"""The decay rate of an average, in [0, 1); a rule reads a ``Decay``."""
 Betas = Annotated[tuple[Scalar, Scalar], Numbers(Number(BELOW_ONE, decay=True))]
-"""A pair of decay rates, each in [0, 1); a rule reads a pair of :class:`Decay`."""
+"""A pair of decay rates, each in [0, 1); a rule reads a pair of ``Decay``."""
 Count = Annotated[Schedulable, Number(AT_LEAST_ZERO, integer=True)]
 """An integer >= 0."""
 Period = Annotated[Schedulable, Number(AT_LEAST_ONE, integer=True)]

@@ -51,7 +51,8 @@ class Adagrad(Optimizer):
     --------
     >>> import brainstate, jax.numpy as jnp
     >>> w = brainstate.ParamState(jnp.array([1.0, 2.0]))
-    >>> optimizer = Adagrad(lr=0.5, initial_accumulator_value=16.0).register_trainable_weights({'w': w})
+    >>> optimizer = Adagrad(lr=0.5, initial_accumulator_value=16.0)
+    >>> _ = optimizer.register_trainable_weights({'w': w})
     >>> optimizer.update({'w': jnp.array([3.0, 0.0])})
     >>> [round(x, 6) for x in w.value.tolist()]  # 1 - 0.5 * 3 / sqrt(16 + 9) = 0.7
     [0.7, 2.0]

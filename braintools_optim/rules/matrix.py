@@ -59,7 +59,8 @@ def hidden_matrix(name: str, weight: ArrayOrQuantity) -> bool:
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> [hidden_matrix(name, jnp.ones((2, 2))) for name in ('layers.0.weight', 'embedding.weight', 'lm_head')]
+    >>> names = 'layers.0.weight', 'embedding.weight', 'lm_head'
+    >>> [hidden_matrix(name, jnp.ones((2, 2))) for name in names]
     [True, False, False]
     """
     return is_matrix(weight) and not any(NOT_HIDDEN.fullmatch(part) for part in name.split('.'))

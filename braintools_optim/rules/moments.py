@@ -119,7 +119,7 @@ class AdaBelief(AdamBase):
     >>> import brainstate, jax.numpy as jnp
     >>> w = brainstate.ParamState(jnp.array([1.0, 2.0]))
     >>> optimizer = AdaBelief(lr=0.5, betas=(0.5, 0.9)).register_trainable_weights({'w': w})
-    >>> optimizer.update({'w': jnp.array([3.0, -0.1])})  # after bias correction, sqrt(s) is half the mean
+    >>> optimizer.update({'w': jnp.array([3.0, -0.1])})  # sqrt(s) is half the mean
     >>> [round(x, 6) for x in w.value.tolist()]
     [0.0, 3.0]
     """
@@ -173,7 +173,8 @@ class Yogi(AdamBase):
     --------
     >>> import brainstate, jax.numpy as jnp
     >>> w = brainstate.ParamState(jnp.array([1.0, 2.0]))
-    >>> optimizer = Yogi(lr=0.5, eps=0.0, initial_accumulator_value=0.0).register_trainable_weights({'w': w})
+    >>> optimizer = Yogi(lr=0.5, eps=0.0, initial_accumulator_value=0.0)
+    >>> _ = optimizer.register_trainable_weights({'w': w})
     >>> optimizer.update({'w': jnp.array([3.0, -0.1])})
     >>> [round(x, 5) for x in w.value.tolist()]
     [0.5, 2.5]
@@ -291,7 +292,8 @@ class AdEMAMix(Moments):
     --------
     >>> import brainstate, jax.numpy as jnp
     >>> w = brainstate.ParamState(jnp.array([1.0, 2.0]))
-    >>> optimizer = AdEMAMix(lr=0.5, betas=(0.9, 0.999, 0.75), mixing=2.0).register_trainable_weights({'w': w})
+    >>> optimizer = AdEMAMix(lr=0.5, betas=(0.9, 0.999, 0.75), mixing=2.0)
+    >>> _ = optimizer.register_trainable_weights({'w': w})
     >>> optimizer.update({'w': jnp.array([3.0, -0.1])})
     >>> [round(x, 6) for x in w.value.tolist()]  # 1 - 0.5 * (1 + 2 * 0.25) = 0.25
     [0.25, 2.75]

@@ -54,9 +54,10 @@ class Nadam(TwoMoments):
     --------
     >>> import brainstate, jax.numpy as jnp
     >>> w = brainstate.ParamState(jnp.array([1.0, 2.0]))
-    >>> optimizer = Nadam(lr=0.5, betas=(0.5, 0.9), momentum_decay=0.0).register_trainable_weights({'w': w})
+    >>> optimizer = Nadam(lr=0.5, betas=(0.5, 0.9), momentum_decay=0.0)
+    >>> _ = optimizer.register_trainable_weights({'w': w})
     >>> optimizer.update({'w': jnp.array([3.0, -0.1])})
-    >>> [round(x, 6) for x in w.value.tolist()]  # 1 - 0.5 * (0.25 * 0.5 / (1 - 0.25**2) + 0.75 / 0.75)
+    >>> [round(x, 6) for x in w.value.tolist()]  # 1 - 0.5 * (0.125 / (1 - 0.25**2) + 1)
     [0.433333, 2.566667]
     """
 
@@ -110,7 +111,8 @@ class NAdamW(TwoMoments):
     --------
     >>> import brainstate, jax.numpy as jnp
     >>> w = brainstate.ParamState(jnp.array([1.0, 2.0]))
-    >>> optimizer = NAdamW(lr=0.5, betas=(0.5, 0.9), weight_decay=0.0).register_trainable_weights({'w': w})
+    >>> optimizer = NAdamW(lr=0.5, betas=(0.5, 0.9), weight_decay=0.0)
+    >>> _ = optimizer.register_trainable_weights({'w': w})
     >>> optimizer.update({'w': jnp.array([3.0, -0.1])})
     >>> [round(x, 6) for x in w.value.tolist()]  # 1 - 0.5 * (0.5 * 0.5 / 0.75 + 0.5 / 0.5)
     [0.333333, 2.666667]

@@ -183,5 +183,5 @@ def imported_nevergrad() -> Nevergrad:
     try:
         return import_module('nevergrad')
     except ModuleNotFoundError as error:
-        message = "NevergradOptimizer requires nevergrad. Install it with: pip install 'braintools_optim[nevergrad]'"
+        message = 'NevergradOptimizer requires nevergrad. Install it with: pip install nevergrad'
         raise ModuleNotFoundError(message) from error

@@ -357,7 +357,7 @@ class PolyakSGD(RealGroupRule, Optimizer):
     >>> import brainstate, jax.numpy as jnp
     >>> w = brainstate.ParamState(jnp.array(4.0))
     >>> optimizer = PolyakSGD().register_trainable_weights({'w': w})
-    >>> optimizer.minimize(lambda: w.value**2).item(), w.value.item()  # each step halves the distance to 0
+    >>> optimizer.minimize(lambda: w.value**2).item(), w.value.item()  # half the distance to 0
     (16.0, 2.0)
     """
 

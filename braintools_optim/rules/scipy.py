@@ -49,7 +49,8 @@ class ScipyOptimizer(BoundsOptimizer):
 
     Examples
     --------
-    >>> optimizer = ScipyOptimizer(lambda x, y: (x - 1.0) ** 2 + (y + 2.0) ** 2, [(-5.0, 5.0), (-3.0, 3.0)])
+    >>> bounds = [(-5.0, 5.0), (-3.0, 3.0)]
+    >>> optimizer = ScipyOptimizer(lambda x, y: (x - 1.0) ** 2 + (y + 2.0) ** 2, bounds)
     >>> [round(float(x), 3) for x in optimizer.minimize().x]
     [1.0, -2.0]
     """
@@ -87,7 +88,7 @@ class ScipyOptimizer(BoundsOptimizer):
         try:
             minimize = import_module('scipy.optimize').minimize
         except ModuleNotFoundError as error:
-            message = "ScipyOptimizer requires scipy. Install it with: pip install 'braintools_optim[scipy]'"
+            message = 'ScipyOptimizer requires scipy. Install it with: pip install scipy'
             raise ModuleNotFoundError(message) from error
         bounds, structure = jax.tree.flatten(self.bounds, is_leaf=lambda x: isinstance(x, Bounds))
         start = [np.random.uniform(b.low, b.high, b.low.shape) for b in bounds]

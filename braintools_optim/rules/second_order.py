@@ -87,7 +87,8 @@ class Sophia(RealGroupRule, Optimizer):
     >>> import brainstate, jax.numpy as jnp
     >>> w = brainstate.ParamState(jnp.array([1.0, 1.0]))
     >>> optimizer = Sophia(lr=1.0, betas=(0.0, 0.0), gamma=1.0).register_trainable_weights({'w': w})
-    >>> _ = optimizer.minimize(lambda: jnp.sum(jnp.array([1.0, 100.0]) * (w.value - 0.5) ** 2))  # Newton's step
+    >>> loss = lambda: jnp.sum(jnp.array([1.0, 100.0]) * (w.value - 0.5) ** 2)
+    >>> _ = optimizer.minimize(loss)  # Newton's step
     >>> w.value.tolist()
     [0.5, 0.5]
     """

@@ -118,7 +118,7 @@ class SOFO(ForwardMode):
     Parameters
     ----------
     model : callable
-        The network, ``model(inputs)``. Its weights are registered with :meth:`register_trainable_weights`.
+        The network, ``model(inputs)``. Its weights are registered with :meth:`~Optimizer.register_trainable_weights`.
     loss_fn : callable
         ``loss_fn(predictions, targets)``, a scalar.
     loss : {'mse', 'ce'}, default 'mse'
@@ -150,7 +150,8 @@ class SOFO(ForwardMode):
     --------
     >>> import brainstate, jax, jax.numpy as jnp
     >>> model = brainstate.nn.Linear(2, 1)
-    >>> optimizer = SOFO(model, lambda y, target: jnp.mean((y - target) ** 2), lr=0.5, key=jax.random.key(0))
+    >>> loss = lambda y, target: jnp.mean((y - target) ** 2)
+    >>> optimizer = SOFO(model, loss, lr=0.5, key=jax.random.key(0))
     >>> optimizer = optimizer.register_trainable_weights(model.states(brainstate.ParamState))
     >>> losses = [float(optimizer.step(jnp.eye(2), jnp.ones((2, 1)))) for _ in range(20)]
     >>> losses[-1] < 1e-3 * losses[0]
@@ -203,7 +204,7 @@ class SOFOScan(ForwardMode):
     ----------
     rnn_cell : callable
         One step of the network, ``rnn_cell(state, inputs) -> (state, output)``. Its weights are registered with
-        :meth:`register_trainable_weights`.
+        :meth:`~Optimizer.register_trainable_weights`.
     loss_fn : callable
         ``loss_fn(predictions, targets)``, a scalar. The axes of time and batch are one axis of both arguments.
     loss, tangent_size, damping, momentum, nesterov, weight_decay, key
@@ -221,7 +222,8 @@ class SOFOScan(ForwardMode):
     >>> def cell(state, x):  # a leaky sum of the inputs
     ...     state = 0.5 * state + linear(x)
     ...     return state, state
-    >>> optimizer = SOFOScan(cell, lambda y, target: jnp.mean((y - target) ** 2), lr=0.5, key=jax.random.key(0))
+    >>> loss = lambda y, target: jnp.mean((y - target) ** 2)
+    >>> optimizer = SOFOScan(cell, loss, lr=0.5, key=jax.random.key(0))
     >>> optimizer = optimizer.register_trainable_weights(linear.states(brainstate.ParamState))
     >>> batch = jnp.ones((3, 4, 2)), jnp.ones((3, 4, 1))
     >>> losses = [float(optimizer.step(jnp.zeros((4, 1)), batch)) for _ in range(20)]

@@ -6,10 +6,11 @@ import math
 from collections.abc import Container
 
 from braintools_optim.core import Core
+from braintools_optim.options.fields import fields_of, signature_of
 from braintools_optim.options.types import Options
 from braintools_optim.settings import as_plain
 
-__all__ = ['summary']
+__all__ = ['one_line', 'summary']
 
 COUNTED = ('frozen', 'not decayed', 'constrained')
 HEADER: tuple[str, ...] = ('group', 'algorithm', 'lr', 'weights', 'parameters', 'own options', *COUNTED)
@@ -25,6 +26,16 @@ def summary(core: Core) -> str:
     kept = [column for column in zip(*rows, strict=True) if any(column[1:])]
     lines = zip(*[[cell.ljust(max(map(len, column))) for cell in column] for column in kept], strict=True)
     return '\n'.join([head, *('  '.join(cells).rstrip() for cells in lines)])
+
+
+def one_line(core: Core) -> str:
+    """Return the class, the schedule of the learning rate, and the options that are not at their defaults."""
+    settings, fields = core.settings, fields_of(type(core.rule))
+    options = {**settings.plain('defaults'), **settings.plain('shared')}
+    names = dict.fromkeys([*signature_of(fields).parameters, *fields])  # in the order of the constructor
+    changed = [name for name in names if name in options and options[name] != fields[name].default]
+    shown = ''.join(f', {name}={options[name]!r}' for name in changed)
+    return f'{core.name}(lr={settings.lr_scheduler!r}{shown})'
 
 
 def row(core: Core, group: int) -> tuple[str, ...]:

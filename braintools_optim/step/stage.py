@@ -128,9 +128,13 @@ class Stage:
 
     >>> import brainstate, jax.numpy as jnp
     >>> from braintools_optim import SGD, Stage
-    >>> halve = Stage(lambda leaf: leaf.with_gradient(leaf.gradient / 2), is_on=lambda leaf: leaf.gradient.ndim == 2)
+    >>> halve = Stage(
+    ...     lambda leaf: leaf.with_gradient(leaf.gradient / 2),
+    ...     is_on=lambda leaf: leaf.gradient.ndim == 2,
+    ... )
     >>> w = brainstate.ParamState(jnp.zeros((1, 1)))
-    >>> SGD(lr=1.0, stages=[halve]).register_trainable_weights({'w': w}).update({'w': jnp.ones((1, 1))})
+    >>> optimizer = SGD(lr=1.0, stages=[halve]).register_trainable_weights({'w': w})
+    >>> optimizer.update({'w': jnp.ones((1, 1))})
     >>> float(w.value[0, 0])
     -0.5
     """

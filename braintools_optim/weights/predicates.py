@@ -58,7 +58,7 @@ def usual_exclusions(name: str, weight: ArrayOrQuantity) -> bool:
     Examples
     --------
     >>> import jax.numpy as jnp
-    >>> usual_exclusions('layers.0.weight', jnp.ones((2, 2))), usual_exclusions('layers.0.bias', jnp.ones(2))
-    (False, True)
+    >>> [usual_exclusions(name, jnp.ones((2, 2))) for name in ('layers.0.weight', 'tau')]
+    [False, True]
     """
     return weight.ndim < 2 or any(NOT_SYNAPTIC.fullmatch(part) for part in name.split('.'))

@@ -174,12 +174,16 @@ class Weights:
     def find(self, gradients: Tree, partial: bool, frozen: Set[str]) -> dict[str, ArrayOrQuantity]:
         """Return the gradient of each leaf by name; raise an error that lists missing and unknown gradients."""
         found: dict[int, Tree] = {}
+        by_name: dict[str, ArrayOrQuantity] = {}
         unknown: list[str] = []
+        names = set(self.keys)
 
         def collect(node: Tree, path: Path, ids: Mapping[Path, int], part: Path = ()) -> None:
             if path in ids:
                 if node is not None:
                     found.setdefault(ids[path], node)
+            elif not part and (name := show(path)) in names:
+                by_name[name] = node
             elif (entries := children(node)) is not None:
                 for key, entry in entries:
                     collect(entry, path + key, ids, part)
@@ -191,10 +195,13 @@ class Weights:
                 collect(part, (), ids, (i,))
         else:
             collect(gradients, (), self.ids)
-        leaves: dict[str, ArrayOrQuantity] = {}
+        leaves = {name: g for name, g in by_name.items() if g is not None}
         for layout in self.layouts:
             if id(layout.state) in found:
-                leaves |= gradient_leaves(found[id(layout.state)], layout)
+                own = gradient_leaves(found[id(layout.state)], layout)
+                if twice := sorted(own.keys() & leaves.keys()):
+                    raise ValueError(f'The gradients of {", ".join(twice)} are given twice.')
+                leaves |= own
         missing = [key for key in self.keys if key not in leaves and key not in frozen]
         problems = [f'missing or None: {", ".join(missing)}'] if missing and not partial else []
         if unknown and (not partial or not leaves):  # a partial update must hold at least one known gradient

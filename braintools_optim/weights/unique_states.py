@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterator, Mapping
 import brainstate
 import jax
 
+from braintools_optim.options.hints import hint_for_weights
 from braintools_optim.options.types import Structure, Tree
 
 __all__ = ['Path', 'UniqueStateManager', 'children', 'flatten_states', 'show']
@@ -29,7 +30,10 @@ def flatten_states(states: Tree, path: Path = ()) -> list[tuple[Path, brainstate
         return [(path, states)]
     entries = children(states)
     if entries is None:
-        raise TypeError(f'All params values must be brainstate.State, but {show(path)} is {type(states).__name__}.')
+        raise TypeError(
+            f'All params values must be brainstate.State, but {show(path)} is {type(states).__name__}.'
+            f'{hint_for_weights(states)}'
+        )
     return [found for key, entry in entries for found in flatten_states(entry, path + key)]
 
 

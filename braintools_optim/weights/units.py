@@ -10,12 +10,22 @@ from brainunit import UNITLESS
 
 from braintools_optim.options.types import ArrayOrQuantity
 
-__all__ = ['gradient_scales', 'is_quantity', 'norm_scales', 'warn_of_mixed_norms']
+__all__ = ['check_loss', 'gradient_scales', 'is_quantity', 'norm_scales', 'warn_of_mixed_norms']
 
 
 def is_quantity(x: object) -> bool:
     """Return whether ``x`` is a Quantity."""
     return isinstance(x, brainunit.Quantity)
+
+
+def check_loss(loss: ArrayOrQuantity) -> None:
+    """Raise unless a loss that is to be minimized is without a unit."""
+    unit = brainunit.get_unit(loss)
+    if unit.dim != UNITLESS.dim:
+        raise TypeError(
+            f'Invalid loss_fn. It must return a loss without a unit, not one in {unit}: divide by a unit, or compute '
+            f'the gradients with unit_aware=True and call update(grads, loss_unit=...).'
+        )
 
 
 def gradient_scales(

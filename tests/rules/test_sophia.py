@@ -113,7 +113,7 @@ def test_sophia_needs_the_loss_or_the_hessian() -> None:
         optimizer.update(g, hessian={'w': jnp.ones(3)})
     with pytest.raises(KeyError, match='missing or None: w'):
         optimizer.update(g, hessian={})
-    with pytest.raises(ValueError, match='before step'):
+    with pytest.raises(ValueError, match='before update'):
         bo.Sophia().update(g, hessian=g)
     tx = bo.to_optax(bo.Sophia())
     with pytest.raises(ValueError, match='needs the weights'):

@@ -31,7 +31,7 @@ def test_registration_errors_name_the_weight_and_change_nothing() -> None:
         opt.register_trainable_weights({'w': w, 'a': {'b': brainstate.ParamState({'n': jnp.arange(2, dtype='int32')})}})
     with pytest.raises(ValueError, match='no weights'):
         opt.register_trainable_weights({})
-    with pytest.raises(ValueError, match='must be called before step'):
+    with pytest.raises(ValueError, match='must be called before update'):
         opt.update({'w': jnp.ones(2)})
     with pytest.raises(ValueError, match='must be called before'):
         opt.add_param_group({'w': w})
