@@ -14,7 +14,8 @@ __all__ = ['one_line', 'summary']
 
 COUNTED = ('frozen', 'not decayed', 'constrained')
 HEADER: tuple[str, ...] = ('group', 'algorithm', 'lr', 'weights', 'parameters', 'own options', *COUNTED)
-SHOWN = 3  # the number of weight names shown for a group
+WIDTH = 24
+"""The width up to which names of weights are shown for a group."""
 
 
 def summary(core: Core) -> str:
@@ -41,7 +42,8 @@ def one_line(core: Core) -> str:
 def row(core: Core, group: int) -> tuple[str, ...]:
     """Return the cells of one group."""
     keys, weights = core.groups[group].keys, core.weights.named()
-    names = ', '.join(keys) if len(keys) <= SHOWN else f'{", ".join(keys[:SHOWN])}, ... ({len(keys)} in all)'
+    shown = max([i for i in range(len(keys) + 1) if len(', '.join(keys[:i])) <= WIDTH] + [1])
+    names = ', '.join(keys[:shown]) + (f', ... ({len(keys)} in all)' if shown < len(keys) else '')
 
     def count(chosen: Container[str]) -> str:
         number = sum(key in chosen for key in keys)
