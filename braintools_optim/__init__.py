@@ -85,6 +85,7 @@ from braintools_optim.schedulers import (
     WarmupStableDecay,
 )
 from braintools_optim.settings import OptimState
+from braintools_optim.step.averages import EMA, SWA, Average, Polyak
 from braintools_optim.step.clipping import global_norm
 from braintools_optim.step.rule import GroupRule, RealGroupRule, Rule
 from braintools_optim.step.stage import Leaf, Stage
@@ -97,6 +98,7 @@ __version__ = '0.1.0'
 __all__ = [
     'ADOPT',
     'ASGD',
+    'EMA',
     'LBFGS',
     'MADGRAD',
     'SAM',
@@ -104,6 +106,7 @@ __all__ = [
     'SM3',
     'SOAP',
     'SOFO',
+    'SWA',
     'AdEMAMix',
     'AdaBelief',
     'Adadelta',
@@ -113,6 +116,7 @@ __all__ = [
     'AdamW',
     'Adamax',
     'Adan',
+    'Average',
     'ChainedScheduler',
     'ConstantLR',
     'Constraint',
@@ -154,6 +158,7 @@ __all__ = [
     'Optimizer',
     'PerUpdate',
     'PiecewiseConstantSchedule',
+    'Polyak',
     'PolyakSGD',
     'PolynomialLR',
     'Predicate',

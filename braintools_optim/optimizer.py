@@ -42,6 +42,7 @@ from braintools_optim.step.arguments import (
     check_norm_unit,
     check_stages,
 )
+from braintools_optim.step.averages import Average, average_stage, check_average
 from braintools_optim.step.diagnosis import Diagnosis
 from braintools_optim.step.metrics import first_metrics
 from braintools_optim.step.policy import WeightPolicy
@@ -163,6 +164,9 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         ``update_ratio`` (the norm of the update over the norm of the weights) for each group, ``grad_norm`` before
         clipping, whether the norm was ``clipped`` and the ``clipped_fraction`` of all updates, ``update_norm``, and the
         number of updates ``skipped``.
+    average : Average, optional
+        Average of the weights to keep, such as ``EMA(0.999)``, ``SWA(start=1000)`` or ``Polyak()``, for
+        :meth:`eval_weights`. Optimizers that have evaluation weights of their own refuse it.
     stages : sequence of Stage, optional
         Further stages of the update, just before or just after the direction of the rule, see :class:`Stage`.
     """
@@ -188,6 +192,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
     state_dtype: Annotated[DTypeLike | None, Argument(check_dtype)] = None
     master_weights: Annotated[bool, Argument(Flag().check)] = False
     metrics: Recorded = Recorded(False, Argument(Flag().check))
+    average: Annotated[Average | None, Argument(check_average)] = None
     stages: Annotated[Sequence[Stage], Argument(check_stages)] = ()
 
     def __init_subclass__(cls, **arguments: object) -> None:
@@ -211,13 +216,15 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
             settings = Settings(cls, lr, options, self.step_count)
             arguments = Arguments(self.no_decay, self.constraints, self.norm_unit, self.loss_scale)
             policy = WeightPolicy(
-                with_stages(self.stages),
+                with_stages(self.stages, self.average and average_stage(self.average)),
                 state_dtype=None if self.state_dtype is None else jnp.dtype(self.state_dtype),
                 master_weights=self.master_weights,
                 metrics=records,
             )
             self._core = Core(self, settings, arguments, policy, self.step_count, self.metrics_state)
             check_options(self, Hyperparameters(as_plain(cls, settings.options.defaults)))
+            if self.average is not None and self.has_evaluation:
+                raise ValueError(f'Invalid average={self.average!r}. {cls.__name__} has evaluation weights of its own.')
             self._updater = Updater(self._core)
             self.settings = settings
 

@@ -23,7 +23,7 @@ __all__ = ['GroupRate', 'GroupSpec', 'GroupValue', 'ParamGroup', 'group_spec', '
 
 GroupValue = Mapping[str, OptionValue] | Rule | None
 """What a group is given: options, an unregistered optimizer, or nothing."""
-OF_THE_WHOLE = ('norm_unit', 'loss_scale', 'groups', 'state_dtype', 'master_weights', 'stages')
+OF_THE_WHOLE = ('norm_unit', 'loss_scale', 'groups', 'state_dtype', 'master_weights', 'stages', 'average')
 """The arguments of an optimizer that concern all groups together and are no options."""
 
 
@@ -67,6 +67,8 @@ def check_group_optimizer(rule: Rule, whole: Rule) -> None:
                 f'Invalid {name} as the optimizer of a group of {outer}. {type(one).__name__} needs all weights '
                 f'together: it can neither be the optimizer of a group nor have groups with other optimizers.'
             )
+    if getattr(whole, 'average', None) is not None and rule.has_evaluation:
+        raise ValueError(f'Invalid {name} as the optimizer of a group under average=. It has evaluation weights.')
     if inner.opt_state is not None:
         raise ValueError(f'Invalid {name} as the optimizer of a group. Must not have registered weights.')
     fields, settings = fields_of(type(rule)), inner.settings

@@ -45,7 +45,10 @@ def evaluation_weights(core: Core) -> list[jax.Array]:
     weights = {key: jnp.asarray(w) for key, w in core.weights.read().items()}
     options, positions = settings.options, settings.positions()
     found: dict[str, jax.Array] = {}
-    for i, group in enumerate(core.groups):
+    averages = state.stage_slots.get('average')
+    if averages is not None:
+        found = {key: from_working(x, weights[key].dtype) for key, x in averages.items()}
+    for i, group in enumerate(core.groups if averages is None else ()):
         hp = settings.part(options, positions, i)
         group_weights = {key: master_or_cast(weights[key], slots_of(state.stage_slots, key)) for key in group.keys}
         if len(core.groups) > 1 and not group.rule.has_evaluation and any(g.rule.has_evaluation for g in core.groups):
@@ -61,6 +64,7 @@ def evaluation_weights(core: Core) -> list[jax.Array]:
             working = to_working(w)
             exact = (cast_floats(x, like=working) for x in (slots_of(state.slots, key), hp))
             found[key] = from_working(group.rule.evaluation(working, *exact), w.dtype)
+    found = weights | found  # a weight that was frozen before its first update has no average
     for key, constraint in core.policy.constraints.items():
         found[key] = constraint.project(found[key], state.constraint[key])
     return [found[key].astype(w.dtype) for key, w in weights.items()]

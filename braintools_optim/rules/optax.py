@@ -144,7 +144,7 @@ def to_optax(optimizer: Optimizer) -> optax.GradientTransformationExtraArgs:
     >>> updates['w'].tolist()
     [-0.5, -0.5]
     """
-    for name in ('groups', 'constraints', 'master_weights', 'loss_scale', 'replaces_gradient'):
+    for name in ('groups', 'constraints', 'master_weights', 'loss_scale', 'average', 'replaces_gradient'):
         if getattr(optimizer, name):
             raise ValueError(f'Invalid {name}={getattr(optimizer, name)!r}. An optax transformation cannot have it.')
     pure = optimizer.as_pure_step()

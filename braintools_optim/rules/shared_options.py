@@ -12,6 +12,8 @@ from jax.typing import DTypeLike
 from braintools_optim.constraints import Constraint
 from braintools_optim.loss_scale import DynamicLossScale
 from braintools_optim.options.kinds import Schedulable
+from braintools_optim.param_groups import GroupValue
+from braintools_optim.step.averages import Average
 from braintools_optim.step.stage import Stage
 from braintools_optim.weights.predicates import Predicate
 
@@ -36,10 +38,11 @@ class SharedOptions(TypedDict, total=False):
     rounding: Literal['nearest', 'stochastic']
     norm_unit: Literal['own'] | brainunit.Unit | Sequence[brainunit.Unit] | None
     loss_scale: float | DynamicLossScale | None
-    groups: Mapping[Predicate, Mapping[str, object]] | None
+    groups: Mapping[Predicate, GroupValue] | None
     no_decay: Predicate | None
     constraints: Mapping[Predicate, Constraint | Callable[[jax.Array], jax.Array]] | None
     state_dtype: DTypeLike | None
     master_weights: bool
     metrics: bool
+    average: Average | None
     stages: Sequence[Stage]

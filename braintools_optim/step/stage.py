@@ -121,6 +121,8 @@ class Stage:
         ``init(w, hp) -> array`` makes the slot before the first update; None if the parameter has none.
     after_direction : bool, default False
         Whether the stage follows the direction of the rule. Only read for stages that are given as an option.
+    in_state_dtype : bool, default True
+        Whether the option ``state_dtype`` determines the dtype of the slot.
 
     Examples
     --------
@@ -144,6 +146,7 @@ class Stage:
     slot: str = ''
     init: Callable[[Array, Hyperparameters], Array | None] = lambda w, hp: None
     after_direction: bool = False
+    in_state_dtype: bool = True
 
 
 def keep_if_finite(context: Context, new: T, old: T) -> T:

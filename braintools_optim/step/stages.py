@@ -193,12 +193,13 @@ STAGES: tuple[Stage, ...] = (
 )
 
 
-def with_stages(more: tuple[Stage, ...]) -> tuple[Stage, ...]:
-    """Return all stages with further ones just before or just after the direction."""
+def with_stages(more: tuple[Stage, ...], average: Stage | None = None) -> tuple[Stage, ...]:
+    """Return all stages with further ones around the direction, and with the average of the weights."""
     place = STAGES.index(DIRECTION)
     before = [stage for stage in more if not stage.after_direction]
     after = [stage for stage in more if stage.after_direction]
-    return (*STAGES[:place], *before, DIRECTION, *after, *STAGES[place + 1 :])
+    *stages, undo = STAGES[place + 1 :]
+    return (*STAGES[:place], *before, DIRECTION, *after, *stages, *([] if average is None else [average]), undo)
 
 
 def apply_stages(stages: tuple[Stage, ...], leaf: Leaf) -> Leaf:

@@ -116,7 +116,8 @@ def init_leaf(rule: Rule, w: Array, hp: Hyperparameters, policy: WeightPolicy) -
     slots, stage_slots = dict(rule.init_slots(working, hp)), init_stage_slots(policy.stages, working, hp)
     if policy.state_dtype is not None:
         slots = {name: in_dtype(x, policy.state_dtype) for name, x in slots.items()}
-        stage_slots = {name: in_dtype(x, policy.state_dtype) for name, x in stage_slots.items()}
+        exact = {stage.slot for stage in policy.stages if not stage.in_state_dtype}
+        stage_slots = {k: x if k in exact else in_dtype(x, policy.state_dtype) for k, x in stage_slots.items()}
     if policy.master_weights and compute_dtype(w) != w.dtype:
         stage_slots['master'] = working
     return slots, stage_slots
