@@ -31,6 +31,7 @@ from braintools_optim.step.stages import init_stage_slots
 from braintools_optim.step.state import OptimizerState, init_state, merge_slots, merge_states, without
 from braintools_optim.weights.predicates import Predicate, check_predicate, selected
 from braintools_optim.weights.registered import Weights
+from braintools_optim.weights.sharding import beside
 from braintools_optim.weights.units import norm_scales
 
 __all__ = ['Arguments', 'Core', 'check_options', 'refuse_evaluating']
@@ -133,8 +134,18 @@ class Core:
         self.weights, self.groups, self.policy = weights, [*self.groups, *groups], policy
         if frozen != self.settings.frozen:
             self.settings.freeze(frozen)
+        for counter in [self.step_count, *([scale.state] if (scale := self.dynamic_loss_scale) else [])]:
+            counter.value = self.beside_weights(counter.value)
+        self.restart_metrics()
+
+    def beside_weights(self, tree: Tree) -> Tree:
+        """Return a tree of arrays on the devices of the weights."""
+        return beside(tree, {key: brainunit.get_mantissa(w) for key, w in self.weights.named().items()})
+
+    def restart_metrics(self) -> None:
+        """Clear the metrics."""
         if self.metrics_state is not None:
-            self.metrics_state.value = first_metrics(len(self.groups))
+            self.metrics_state.value = self.beside_weights(first_metrics(len(self.groups)))
 
     def policy_with(self, fresh: Mapping[str, ArrayOrQuantity]) -> WeightPolicy:
         """Return the policy for the registered weights and for further ones."""
@@ -164,7 +175,8 @@ class Core:
         units = {key: brainunit.get_unit(w) for key, w in leaves.items()}
         arrays = {key: jnp.asarray(brainunit.get_mantissa(w)) for key, w in leaves.items()}
         state = init_state(rule, str(index), arrays, Hyperparameters(options), policy, units, frozen)
-        own: OptimizerState = unshared(state, arrays)  # an update donates its state, and must not donate a weight
+        # an update donates its state, and must not donate a weight
+        own: OptimizerState = unshared(beside(state, arrays), arrays)
         return own
 
     def restarted(
@@ -185,9 +197,9 @@ class Core:
             states = [self.restarted(i, own, self.settings.frozen) for i, own in enumerate(leaves)]
             opt_state.value = functools.reduce(merge_states, states)
         if is_lost(self.step_count.value):
-            self.step_count.value = jnp.zeros((), jnp.int32)
+            self.step_count.value = self.beside_weights(jnp.zeros((), jnp.int32))
         if self.metrics_state is not None and any(map(is_lost, jax.tree.leaves(self.metrics_state.value))):
-            self.metrics_state.value = first_metrics(len(self.groups))
+            self.restart_metrics()
 
     def check_change(self, group: int | None, before: Hyperparameters, after: Hyperparameters) -> None:
         """Raise if changed options do not go together, or would change the slots of registered weights."""

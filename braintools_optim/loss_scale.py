@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from braintools_optim.options.built import BuiltNode, refuse_unknown
@@ -18,7 +19,8 @@ LEAST_SCALE = 2.0**-100
 """The factor never falls below this, so that it does not become 0 after many skipped updates."""
 LOSS_SCALE = Number(POSITIVE_AND_FINITE, optional=True)
 """The kind of a constant loss scale."""
-INIT_SCALE = Number(POSITIVE_AND_FINITE)
+INIT_SCALE = Number(Range(0, float(np.finfo(np.float32).max), low_open=True))
+"""The kind of an adaptive loss scale, which is a float32."""
 
 Array = jax.Array
 

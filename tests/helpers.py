@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import brainstate
@@ -41,3 +45,15 @@ def loss_arguments(optimizer: bo.Optimizer, grads: Any) -> dict[str, Any]:
 def update(optimizer: bo.Optimizer, grads: Any) -> None:
     """Update with the gradients and whatever else the optimizer needs."""
     optimizer.update(grads, **loss_arguments(optimizer, grads))
+
+
+def run_script(script: Path, *arguments: Any, **environment: str) -> list[str]:
+    """Run a script in another process and return the lines it prints."""
+    path = os.pathsep.join(
+        [str(Path(bo.__file__).parents[1]), str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')]
+    )
+    command = [sys.executable, str(script), *map(str, arguments)]
+    env = {**os.environ, **environment, 'PYTHONPATH': path}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()

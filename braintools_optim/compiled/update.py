@@ -273,7 +273,7 @@ class Updater:
             found[key] = jnp.asarray(found[key], compute_dtype(jnp.asarray(found[key]))) * scale
         # jax returns the conjugate of the direction in which the loss grows
         found = {key: jnp.conj(g) if jnp.iscomplexobj(g) else g for key, g in found.items() if key not in frozen}
-        core.weights.check_shapes(weights)
+        core.weights.check_unchanged(weights)
         return found
 
     def warn_of_units(self, shared: Hyperparameters) -> None:

@@ -135,21 +135,25 @@ class Number(Kind):
     def check(self, name: str, value: OptionValue) -> OptionValue:
         if value is None and self.optional:
             return None
-        if isinstance(value, Tracer):
-            return value
         shown = repr(value) if len(repr(value)) < 80 else f'{repr(value)[:60]}...'
+        if isinstance(value, Tracer):
+            if value.ndim != 0:
+                raise TypeError(f'Invalid {name}={shown}. Must be a number, not an array of shape {value.shape}.')
+            return value
         try:
             if value is None or isinstance(value, NO_NUMBERS) or np.ndim(value) != 0:
                 raise TypeError
             number = as_number(value)
         except (TypeError, ValueError, AttributeError):
             raise TypeError(f'Invalid {name}={shown}. Must be a number.{hint_for(value)}') from None
-        if self.integer and not float(number).is_integer():
+        if self.integer and number % 1:
             raise TypeError(f'Invalid {name}={shown}. Must be an integer.')
         if number not in self.allowed:
             meaning = f' ({self.meaning})' if self.meaning else ''
             finite = 'finite and ' if number == math.inf and self.allowed.low < number else ''
             raise ValueError(f'Invalid {name}={shown}{meaning}. Must be {finite}{self.allowed}.')
+        if refusal := beyond_floats(number):
+            raise ValueError(f'Invalid {name}={shown}. {refusal}')
         return number
 
     def to_leaf(self, value: OptionValue) -> Tree:
@@ -231,6 +235,17 @@ def as_number(value: ArrayLike) -> OptionValue:
     if np.issubdtype(scalar.dtype, np.integer):
         return int(scalar)
     return float(str(scalar))
+
+
+def beyond_floats(number: float) -> str:
+    """Return the refusal of a finite number that is infinite in the default dtype of floats, '' for any other."""
+    dtype = np.dtype(jnp.result_type(float))
+    largest = float(np.finfo(dtype).max)
+    if abs(number) <= largest or abs(number) == math.inf:
+        return ''
+    more = ' Larger numbers need jax_enable_x64.' if dtype == np.float32 else ''
+    bound = f'at most {largest:g}' if number > 0 else f'at least {-largest:g}'
+    return f'Must be {bound}, the largest {dtype} in size.{more}'
 
 
 def as_array(number: ArrayLike) -> Tree:

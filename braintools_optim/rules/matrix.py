@@ -270,6 +270,10 @@ class SOAP(Optimizer):
     renewed every few updates by one power iteration and a QR decomposition. Derivatives through updates treat
     :math:`Q` as constant.
 
+    Equal eigenvalues do not determine their eigenvectors. If the rank of the first gradient is smaller than a side of
+    the matrix, the eigenvalue 0 occurs several times, and rounding chooses the basis of its space, in which later
+    gradients are scaled. Runs that round differently, such as on one device and on several, then take different paths.
+
     Parameters
     ----------
     lr : float, LRScheduler or callable, default 3e-3

@@ -20,6 +20,8 @@ from braintools_optim.weights.units import gradient_scales, is_quantity
 __all__ = ['Weights']
 
 Array = jax.Array
+TRAINABLE = (jnp.floating, jnp.complexfloating)
+"""The kinds of numbers that a weight may have."""
 
 
 class Layout(NamedTuple):
@@ -49,6 +51,7 @@ class Weights:
         self.structure: Structure
         leaves, self.structure = jax.tree.flatten([state.value for state in self.states])
         self.shapes = [jnp.shape(leaf) for leaf in leaves]
+        self.dtypes = [jnp.result_type(leaf) for leaf in leaves]
 
     def __len__(self) -> int:
         return len(self.layouts)
@@ -115,8 +118,12 @@ class Weights:
         """The number of entries of each leaf."""
         return [math.prod(shape) for shape in self.shapes]
 
-    def check_shapes(self, leaves: Mapping[str, Array]) -> None:
-        """Raise if a weight no longer has the shape that it had at registration and that its slots have."""
+    def check_unchanged(self, leaves: Mapping[str, Array]) -> None:
+        """Raise if a weight no longer has the shape or the kind of numbers that it had at registration."""
+        for key, was, now in zip(self.keys, self.dtypes, map(jnp.result_type, leaves.values()), strict=True):
+            if not any(jnp.issubdtype(was, kind) and jnp.issubdtype(now, kind) for kind in TRAINABLE):
+                kind = 'complex' if jnp.issubdtype(was, jnp.complexfloating) else 'floating-point'
+                raise TypeError(f'The weight {key} was {was} when it was registered and is {now} now. Must be {kind}.')
         pairs = zip(self.keys, self.shapes, map(jnp.shape, leaves.values()), strict=True)
         changed = [f'{key}: {list(was)} is now {list(now)}' for key, was, now in pairs if was != now]
         if changed:

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from helpers import run_script
 from tables.optimizers import OPTIMIZERS
 from tables.schedules import DISTINCT
 
-import braintools_optim as bo
-
 SCRIPT = Path(__file__).with_name('resuming.py')
-
-
-def run_script(script: Path, *arguments: Any, **environment: str) -> list[str]:
-    """Run a script in another process and return the lines it prints."""
-    path = os.pathsep.join(
-        [str(Path(bo.__file__).parents[1]), str(Path(__file__).parents[1]), os.environ.get('PYTHONPATH', '')]
-    )
-    command = [sys.executable, str(script), *map(str, arguments)]
-    env = {**os.environ, **environment, 'PYTHONPATH': path}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
 
 
 @pytest.mark.slow

@@ -1,0 +1,111 @@
+"""On eight devices: the optimizer state lies where the weights lie, and training goes as on one device."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import numpy as np
+from compiling import compilations
+from helpers import loss_arguments
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tables.optimizers import OPTIMIZERS, row_of
+
+import braintools_optim as bo
+
+MESH = Mesh(np.array(jax.devices()).reshape(4, 2), ('x', 'y'))
+SPECS = {
+    (8, 4): ('x', 'y'),
+    (8, 1): ('x',),
+    (1, 4): (None, 'y'),
+    (4,): ('y',),
+    (10, 8, 4): (None, 'x', 'y'),
+    (10, 4): (None, 'y'),
+}
+"""How arrays are split, by shape. All others are replicated."""
+OPTIONS: dict[type, dict[str, Any]] = {bo.SOAP: {'max_precondition_dim': 4}, bo.LBFGS: {'memory_size': 10}}
+"""With a basis for rows, a gradient of 4 columns would leave some of SOAP's 8 eigenvectors undetermined."""
+
+
+def over(*axes: str | None) -> NamedSharding:
+    return NamedSharding(MESH, PartitionSpec(*axes))
+
+
+def start(name: str, spread: bool) -> brainstate.ParamState:
+    shape = (8, 4) if name == 'w' else (4,)
+    value = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+    return brainstate.ParamState(jax.device_put(value, over(*SPECS[shape])) if spread else value)
+
+
+def build(kind: type[bo.Optimizer], spread: bool) -> tuple[bo.Optimizer, dict[str, brainstate.ParamState]]:
+    shared = {} if kind is bo.SAM else {'metrics': True, 'grad_clip_norm': 1.0}
+    optimizer = kind(**row_of(kind).required(), **OPTIONS.get(kind, {}), **shared)
+    states = {'w': start('w', spread), 'b': start('b', spread)}
+    return optimizer.register_trainable_weights(states), states
+
+
+def update(optimizer: bo.Optimizer, states: dict[str, brainstate.ParamState], t: int) -> None:
+    rng = np.random.default_rng(t)
+    values = {key: state.value for key, state in states.items()}
+    grads = {key: jax.device_put(rng.normal(size=w.shape).astype(np.float32), w.sharding) for key, w in values.items()}
+
+    def loss() -> Any:
+        return sum(jnp.sum(jnp.square(state.value)) for state in states.values())
+
+    more = {'value_fn': loss} if isinstance(optimizer, (bo.SAM, bo.LBFGS)) else loss_arguments(optimizer, grads)
+    if isinstance(optimizer, bo.LBFGS):
+        more['value'], grads = loss(), {key: 2 * w for key, w in values.items()}
+    optimizer.update(grads, **more)
+
+
+def check(optimizer: bo.Optimizer, when: str, names: tuple[str, ...] = ()) -> None:
+    """Check where every array of the optimizer state lies; ``names`` leaves out slots."""
+    for path, x in jax.tree_util.tree_leaves_with_path(optimizer.opt_state.value):
+        where = jax.tree_util.keystr(path)
+        if not any(name in where for name in names):
+            wanted = over(*SPECS.get(x.shape, ()))
+            assert x.sharding.is_equivalent_to(wanted, x.ndim), (when, where, x.shape, x.sharding)
+
+
+def check_registration(kind: type[bo.Optimizer]) -> None:
+    optimizer, _ = build(kind, True)
+    check(optimizer, 'registered')
+    optimizer.load_state_dict(optimizer.state_dict())
+    check(optimizer, 'loaded')
+    optimizer.reset()
+    check(optimizer, 'reset')
+    if kind not in (bo.LBFGS, bo.SAM):
+        optimizer.freeze('w')
+        optimizer.unfreeze('w')
+        check(optimizer, 'unfrozen')
+        optimizer.add_param_group({'v': start('w', True)})
+        check(optimizer, 'with a further group')
+
+
+def check_training(kind: type[bo.Optimizer]) -> None:
+    runs = [build(kind, spread) for spread in (True, False)]
+    for t in range(3):
+        for optimizer, states in runs:
+            update(optimizer, states, t)
+        check(runs[0][0], 'updated', ('GG',))
+    optimizer, states = runs[0]
+    for key, state in states.items():
+        assert state.value.sharding.is_equivalent_to(over(*SPECS[state.value.shape]), state.value.ndim), key
+        np.testing.assert_allclose(state.value, runs[1][1][key].value, rtol=1e-4, atol=1e-5, err_msg=kind.__name__)
+    if kind is not bo.SOAP:  # XLA splits its covariances
+        optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.reset()
+        check(optimizer, 'reset after training')
+        if kind not in (bo.LBFGS, bo.SAM):
+            with compilations(0):
+                update(optimizer, states, 3)
+
+
+CHOSEN = OPTIMIZERS if sys.argv[1] == 'all' else [bo.Adam, bo.Adafactor, bo.SM3, bo.ScheduleFreeSGD]
+for kind in CHOSEN:
+    check_registration(kind)
+    check_training(kind)
+    print(kind.__name__)
