@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from braintools_optim.compiled.access import inside_transformation
+from braintools_optim.compiled.access import is_traced
 from braintools_optim.compiled.evaluation import eval_weights
 from braintools_optim.compiled.pure import PureStep
 from braintools_optim.compiled.update import Updater, check_call
@@ -356,22 +356,29 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
     def minimize(self, loss_fn: Callable[..., Tree], *args: Tree, has_aux: bool = False) -> Tree:
         """Compute the gradient of ``loss_fn(*args)`` for the weights, update them, and return the loss (and aux).
 
-        The whole step is one function, compiled once for ``loss_fn``: pass the same function each time, not a new
-        ``lambda``.
+        Outside a transformation ``loss_fn`` is traced in every call, so the step follows every variable, attribute or
+        list that ``loss_fn`` reads. The step is compiled again only if the traced operations differ, or their shapes,
+        or Python numbers inside a loop; other numbers and arrays may change, and ``loss_fn`` may be a new ``lambda``
+        each time. If only States and ``args`` change, compile the step yourself, which saves the time of tracing:
+        ``step = jit(lambda x: optimizer.minimize(loss_fn, x))``.
+
         Weights that the loss does not depend on have the gradient 0. The loss is multiplied by the loss scale, if there
         is one, and an optimizer that uses the loss is given it.
         """
 
-        def run(*args: Tree) -> Tree:
-            def loss_of() -> tuple[ArrayOrQuantity, tuple[Tree, ...]]:
-                returned = loss_fn(*args)
-                if has_aux and not isinstance(returned, tuple):
-                    raise TypeError(f'Invalid has_aux=True. loss_fn must return (loss, aux), not {returned!r}.')
-                loss, *aux = returned if has_aux else (returned,)
-                return self.scaled_loss(loss), (loss, *aux)
+        def loss_and_aux(*args: Tree) -> tuple[Tree, ...]:
+            returned = loss_fn(*args)
+            if has_aux and not isinstance(returned, tuple):
+                raise TypeError(f'Invalid has_aux=True. loss_fn must return (loss, aux), not {returned!r}.')
+            return returned if has_aux else (returned,)
 
-            grads, results = self.gradient_of(loss_of, has_aux=True)
-            self.update_from_loss(grads, results[0], lambda: loss_of()[1][0])
+        def step(of: Callable[..., tuple[Tree, ...]], *args: Tree) -> Tree:
+            def scaled() -> tuple[ArrayOrQuantity, tuple[Tree, ...]]:
+                results = of(*args)
+                return self.scaled_loss(results[0]), results
+
+            grads, results = self.gradient_of(scaled, has_aux=True)
+            self.update_from_loss(grads, results[0], lambda: of(*args)[0])
             return tuple(results) if has_aux else results[0]
 
         if not callable(loss_fn):
@@ -379,9 +386,9 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         Flag().check('has_aux', has_aux)
         self._core.registered('minimize')
         self._core.refuse_evaluating('An update')
-        if inside_transformation():
-            return run(*args)
-        return self._updater.jit((type(self), loss_fn, has_aux), run)(*args)
+        if is_traced() or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+            return step(loss_and_aux, *args)
+        return self._updater.replay((type(self), has_aux), step, loss_and_aux, args, args)
 
     def extra_args(self, value: ArrayOrQuantity | None, value_fn: Callable[..., ArrayOrQuantity] | None) -> Extra:
         """Return the arguments of the rule, given the loss and its function or None; raise if one is needed."""

@@ -22,8 +22,9 @@ from braintools_optim.compiled.access import (
     write,
 )
 from braintools_optim.compiled.buffers import DonationCache, compiler_options
-from braintools_optim.compiled.jit import donating
-from braintools_optim.compiled.plan import calls_python, jaxprs_of
+from braintools_optim.compiled.jit import Donating, donating
+from braintools_optim.compiled.plan import Wanted, calls_python, jaxprs_of
+from braintools_optim.compiled.replay import Replays, Step, Trace
 from braintools_optim.core import Core, refuse_evaluating
 from braintools_optim.loss_scale import LOSS_SCALE, DynamicLossScale
 from braintools_optim.options.hyperparameters import Hyperparameters
@@ -71,6 +72,9 @@ class Updater:
         self.made = DonationCache()
         self.donations: dict[tuple[tuple[int, ...], object], tuple[int, ...]] = {}
         self.functions: dict[Hashable, Callable[..., Any]] = {}
+        self.replays = Replays(
+            lambda function: Donating(brainstate.transform.jit(function), 'minimize', self.donated())
+        )
         self.warned_of_units = False
 
     def compile(self) -> None:
@@ -162,14 +166,17 @@ class Updater:
         call: Call,
         loss_scale: Scalar | None,
     ) -> None:
-        """Update with functions such as the loss, through :meth:`jit`, which follows the States that they read."""
+        """Update with functions such as the loss, which is traced in every call, as in :meth:`replay`."""
         self.core.registered('step')
         arrays = {name: value for name, value in extra.items() if name not in functions}
+        others = {name: value for name, value in functions.items() if name != 'value_fn'}
+        loss = self.core.weights.reading(functions['value_fn']) if 'value_fn' in functions else None
 
-        def run(grads: Tree, arrays: Extra, scale: Scalar | None) -> None:
-            self(grads, {**arrays, **functions}, call, scale)
+        def step(of: Callable[[], Tree], grads: Tree, arrays: Extra, scale: Scalar | None) -> None:
+            self(grads, {**arrays, **others, **({} if loss is None else {'value_fn': lambda: of()})}, call, scale)
 
-        self.jit((tuple(functions.items()), call), run)(grads, arrays, loss_scale)
+        kind = call, tuple(others.items()), loss is None
+        self.replay(kind, step, loss or (lambda: None), (), (grads, arrays, loss_scale))
 
     def name_wrong_gradient(self, grads: Tree, call: Call) -> None:
         """Raise an error that names a value or gradient that jax does not take, if there is one."""
@@ -191,11 +198,22 @@ class Updater:
 
     def jit(self, key: Hashable, function: Callable[P, R]) -> Callable[P, R]:
         """Return a compiled function that donates the buffers that an update donates, kept under ``key``."""
-        reused = self.core.weights.manager.seen_ids if self.donate_weights else set()
         key = key, self.donate_weights, len(self.core.weights)
         if key not in self.functions:
-            self.functions[key] = donating(function, lambda s: isinstance(s, OptimState) or id(s) in reused)
+            self.functions[key] = donating(function, self.donated())
         return self.functions[key]
+
+    def donated(self) -> Wanted:
+        """Return which States an update donates."""
+        reused = self.core.weights.manager.seen_ids if self.donate_weights else set()
+        return lambda state: isinstance(state, OptimState) or id(state) in reused
+
+    def replay(
+        self, kind: Hashable, step: Step, function: Callable[..., Tree], args: Sequence[Tree], inputs: Sequence[Tree]
+    ) -> Tree:
+        """Return ``step(function, *inputs)``, compiled, for a function of ``args`` that is traced in every call."""
+        kind = kind, self.donate_weights, len(self.core.weights)
+        return self.replays(kind, step, Trace.of(function, args, self.core.weights.manager.seen_ids), inputs)
 
     # the pure function
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple, Unpack
 
 import jax
@@ -13,6 +14,7 @@ from braintools_optim.learning_rate import LearningRate
 from braintools_optim.optimizer import Optimizer
 from braintools_optim.options import Hyperparameters, WeightDecay
 from braintools_optim.options.types import ArrayOrQuantity, Options, Tree
+from braintools_optim.rules.loss import loss_of_leaves
 from braintools_optim.rules.shared_options import SharedOptions
 from braintools_optim.step.rule import Extra, GroupInfo, GroupRule, Leaves
 from braintools_optim.step.state import OptimizerState
@@ -119,6 +121,14 @@ class OptaxOptimizer(OptaxRule):
         self.tx = optax.with_extra_args_support(tx or optax.chain(optax.scale_by_adam(), optax.scale(-1.0)))
         options: Options = {'weight_decay': weight_decay, 'grad_clip_norm': grad_clip_norm}
         super().__init__(lr=rate, grad_clip_value=grad_clip_value, **options, **shared)
+
+    def group_direction(
+        self, g: Leaves, w: Leaves, state: Tree, hp: Hyperparameters, info: GroupInfo
+    ) -> tuple[Leaves, Tree]:
+        if 'value_fn' in info.extra:
+            loss = loss_of_leaves(info.extra['value_fn'], self._core.weights)
+            info = replace(info, extra={**info.extra, 'value_fn': loss, 'grad': g})
+        return super().group_direction(g, w, state, hp, info)
 
 
 class ToOptaxState(NamedTuple):
