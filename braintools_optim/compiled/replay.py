@@ -7,6 +7,8 @@ it captures are arguments, and so are the Python numbers that were not the same 
 
 from __future__ import annotations
 
+import itertools
+import operator
 import warnings
 from collections.abc import Callable, Hashable, Sequence, Set
 from dataclasses import dataclass
@@ -88,12 +90,13 @@ class Replay:
 
     def __init__(self, trace: Trace, places: Sequence[int]):
         self.states, self.written, self.output = trace.states, trace.written, trace.output
-        varying = {id(trace.numbers[i]): Var(trace.numbers[i].aval) for i in places}
-
-        def replaced(atoms: Sequence[Any]) -> list[Any]:
-            return [varying.get(id(atom), atom) for atom in atoms]
-
         jaxpr: Any = trace.jaxpr
+        varying = {i: Var(trace.numbers[i].aval) for i in places}
+        place = itertools.count()
+
+        def replaced(atoms: Sequence[Any]) -> list[Any]:  # in the order in which structure_of finds the numbers
+            return [varying.get(next(place), x) if isinstance(x, Literal) else x for x in atoms]
+
         self.jaxpr: Jaxpr = jaxpr.replace(
             constvars=[*jaxpr.constvars, *varying.values()],
             eqns=[eqn.replace(invars=replaced(eqn.invars)) for eqn in jaxpr.eqns],
@@ -145,7 +148,7 @@ class Replays:
         if known.varies(trace) or known.compiled is None:
             known.replay = Replay(trace, known.places)
             known.compiled = self.compile(of_replay(step, known.replay))
-        elif known.replay.states != trace.states:
+        elif any(map(operator.is_not, known.replay.states, trace.states)):
             known.compiled.rebind(dict(zip(map(id, known.replay.states), trace.states, strict=True)))
             known.replay.states = trace.states
         return known.compiled((trace.values_of(known.places), *inputs), {})

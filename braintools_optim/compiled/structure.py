@@ -106,6 +106,8 @@ def part(value: Any, within: tuple[str, ...] = ()) -> Hashable:
         return structure_of(value, None, within)
     if isinstance(value, (tuple, list)):
         return tuple(part(x, within) for x in value)
+    if isinstance(value, dict):
+        return tuple((name, part(x, within)) for name, x in value.items())
     if isinstance(value, FunctionType):
         return function(value)
     if isinstance(value, (bool, int, float, complex)):

@@ -174,6 +174,15 @@ def test_functions_with_rules_of_jax_compile_once() -> None:
         optimizer.minimize(lambda: loss())
 
 
+def test_random_numbers_whose_arguments_are_checked_compile_once() -> None:
+    """brainstate checks the probability in a callback, whose arguments are in a dict."""
+    optimizer, w = build()
+    loss = lambda: (w.value * brainstate.random.bernoulli(jnp.full(3, 0.5))).sum()  # noqa: E731
+    optimizer.minimize(loss)
+    with compilations(0):
+        optimizer.minimize(loss)
+
+
 def test_callback_of_each_call_runs() -> None:
     optimizer, w = build()
     for _ in range(2):
