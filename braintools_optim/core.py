@@ -23,6 +23,7 @@ from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import ArrayOrQuantity, Options, Tree
 from braintools_optim.param_groups import GroupSpec
 from braintools_optim.settings import OptimState, Settings
+from braintools_optim.step.accumulation import first_accumulation
 from braintools_optim.step.group import Group
 from braintools_optim.step.metrics import first_metrics
 from braintools_optim.step.policy import WeightPolicy
@@ -57,6 +58,8 @@ class Core:
     policy: WeightPolicy
     step_count: OptimState
     metrics_state: OptimState | None
+    did_update: OptimState
+    """Whether the last call updated the weights; constant if gradients are not accumulated."""
     weights: Weights = field(default_factory=Weights)
     groups: list[Group] = field(default_factory=list)
     opt_state: OptimState | None = None
@@ -128,7 +131,7 @@ class Core:
         weights.strengthen_types()
         add_options()
         if self.opt_state is None:
-            self.opt_state = OptimState(state)
+            self.opt_state = OptimState(replace(state, running=self.first_running()))
         else:
             self.opt_state.value = merge_states(self.opt_state.value, state)
         self.weights, self.groups, self.policy = weights, [*self.groups, *groups], policy
@@ -179,6 +182,10 @@ class Core:
         own: OptimizerState = unshared(beside(state, arrays), arrays)
         return own
 
+    def first_running(self) -> dict[str, Tree]:
+        """Return the numbers over all parameters before the first update."""
+        return {} if self.policy.accumulation is None else {'accumulation': first_accumulation()}
+
     def restarted(
         self, index: int, leaves: Mapping[str, ArrayOrQuantity], frozen: Set[str] = frozenset()
     ) -> OptimizerState:
@@ -195,7 +202,7 @@ class Core:
                 raise ValueError(f'The weights {", ".join(lost)} were deleted. Assign their States first.')
             leaves = [{key: named[key] for key in group.keys} for group in self.groups]
             states = [self.restarted(i, own, self.settings.frozen) for i, own in enumerate(leaves)]
-            opt_state.value = functools.reduce(merge_states, states)
+            opt_state.value = replace(functools.reduce(merge_states, states), running=self.first_running())
         if is_lost(self.step_count.value):
             self.step_count.value = self.beside_weights(jnp.zeros((), jnp.int32))
         if self.metrics_state is not None and any(map(is_lost, jax.tree.leaves(self.metrics_state.value))):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from braintools_optim.compiled.access import inside_transformation
+from braintools_optim.compiled.access import is_traced
 from braintools_optim.compiled.evaluation import eval_weights
 from braintools_optim.compiled.pure import PureStep
 from braintools_optim.compiled.update import Updater, check_call
@@ -27,13 +27,14 @@ from braintools_optim.options.built import BuiltNode
 from braintools_optim.options.fields import HasOptions, Option, bind, fields_of, signature_of
 from braintools_optim.options.hints import hint_for_method
 from braintools_optim.options.hyperparameters import Hyperparameters
-from braintools_optim.options.kinds import Argument, Flag
+from braintools_optim.options.kinds import AT_LEAST_ONE, Argument, Choice, Flag, Number
 from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import ArrayOrQuantity, Options, OptionValue, Tree
 from braintools_optim.param_groups import GroupSpec, GroupValue, ParamGroup, group_spec, torch_groups
 from braintools_optim.saving.saved import Saved
 from braintools_optim.saving.summary import one_line, summary
 from braintools_optim.settings import OptimState, Settings, as_plain
+from braintools_optim.step.accumulation import ACCUMULATOR
 from braintools_optim.step.arguments import (
     check_constraints,
     check_dtype,
@@ -45,7 +46,7 @@ from braintools_optim.step.arguments import (
 from braintools_optim.step.averages import Average, average_stage, check_average
 from braintools_optim.step.diagnosis import Diagnosis
 from braintools_optim.step.metrics import first_metrics
-from braintools_optim.step.policy import WeightPolicy
+from braintools_optim.step.policy import Accumulation, WeightPolicy
 from braintools_optim.step.rule import Extra, Rule
 from braintools_optim.step.stage import Stage
 from braintools_optim.step.stages import StageOptions, with_stages
@@ -84,6 +85,8 @@ class States:
     """The State of the optimizer state, None before weights are registered."""
     step_count: OptimState
     """The State of the number of updates."""
+    did_update_state: OptimState | None
+    """The State of ``did_update``, None if gradients are not accumulated."""
     metrics_state: OptimState | None
     """The State of the metrics, None without ``metrics=True``."""
 
@@ -164,6 +167,11 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         ``update_ratio`` (the norm of the update over the norm of the weights) for each group, ``grad_norm`` before
         clipping, whether the norm was ``clipped`` and the ``clipped_fraction`` of all updates, ``update_norm``, and the
         number of updates ``skipped``.
+    accumulate_steps : int, default 1
+        Number of calls of :meth:`update` whose gradients make one update, >= 1. Only an update clips, decays, projects
+        and counts. Gradients that are not finite are left out with ``on_nonfinite='skip'``.
+    accumulate : {'mean', 'sum'}, default 'mean'
+        Whether the accumulated gradients are averaged or added.
     average : Average, optional
         Average of the weights to keep, such as ``EMA(0.999)``, ``SWA(start=1000)`` or ``Polyak()``, for
         :meth:`eval_weights`. Optimizers that have evaluation weights of their own refuse it.
@@ -192,6 +200,8 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
     state_dtype: Annotated[DTypeLike | None, Argument(check_dtype)] = None
     master_weights: Annotated[bool, Argument(Flag().check)] = False
     metrics: Recorded = Recorded(False, Argument(Flag().check))
+    accumulate_steps: Annotated[int, Argument(Number(AT_LEAST_ONE, integer=True).check)] = 1
+    accumulate: Annotated[Literal['mean', 'sum'], Argument(Choice(('mean', 'sum')).check)] = 'mean'
     average: Annotated[Average | None, Argument(check_average)] = None
     stages: Annotated[Sequence[Stage], Argument(check_stages)] = ()
 
@@ -215,13 +225,17 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
             self.metrics_state = OptimState(first_metrics(0)) if records else None
             settings = Settings(cls, lr, options, self.step_count)
             arguments = Arguments(self.no_decay, self.constraints, self.norm_unit, self.loss_scale)
+            steps = int(self.accumulate_steps)
             policy = WeightPolicy(
-                with_stages(self.stages, self.average and average_stage(self.average)),
+                with_stages(self.stages, last_stages(self.average, self.accumulate_steps)),
                 state_dtype=None if self.state_dtype is None else jnp.dtype(self.state_dtype),
                 master_weights=self.master_weights,
                 metrics=records,
+                accumulation=None if steps == 1 else Accumulation(steps, self.accumulate),
             )
-            self._core = Core(self, settings, arguments, policy, self.step_count, self.metrics_state)
+            did_update = OptimState(jnp.ones((), bool))
+            self.did_update_state = None if steps == 1 else did_update
+            self._core = Core(self, settings, arguments, policy, self.step_count, self.metrics_state, did_update)
             check_options(self, Hyperparameters(as_plain(cls, settings.options.defaults)))
             if self.average is not None and self.has_evaluation:
                 raise ValueError(f'Invalid average={self.average!r}. {cls.__name__} has evaluation weights of its own.')
@@ -358,6 +372,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         *,
         loss_unit: brainunit.Unit | None = None,
         partial: bool = False,
+        flush: bool = False,
         loss_scale: float | jax.Array | None = None,
         value: ArrayOrQuantity | None = None,
         value_fn: Callable[..., ArrayOrQuantity] | None = None,
@@ -377,13 +392,15 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         partial : bool, default False
             Whether gradients may be missing or None: their weights, slots and counts stay. Gradients of weights that
             are not registered are then ignored.
+        flush : bool, default False
+            Whether to update now with the gradients that are accumulated, these included.
         loss_scale : float, optional
             Factor by which the loss was multiplied. Default: the loss scale of the optimizer.
         value, value_fn : optional
             The loss and the function that computes it, for optimizers that use them (:class:`LBFGS`,
             :class:`PolyakSGD`, :class:`Sophia`, :class:`SAM`). Other optimizers ignore them.
         """
-        self.update_with(grads, self.extra_args(value, value_fn), loss_unit, partial, loss_scale)
+        self.update_with(grads, self.extra_args(value, value_fn), loss_unit, partial, loss_scale, flush)
 
     def update_with(
         self,
@@ -392,9 +409,10 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         loss_unit: brainunit.Unit | None = None,
         partial: bool = False,
         loss_scale: float | jax.Array | None = None,
+        flush: bool = False,
     ) -> None:
         """Update the weights as :meth:`update` does, given what :meth:`extra_args` would return."""
-        self._updater(grads, extra, check_call(loss_unit, partial), loss_scale)
+        self._updater(grads, extra, check_call(loss_unit, partial, flush), loss_scale)
 
     def step(self, grads: Tree, **arguments: Any) -> None:
         """Call :meth:`update`."""
@@ -404,23 +422,31 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
     def minimize(self, loss_fn: Callable[..., Tree], *args: Tree, has_aux: bool = False) -> Tree:
         """Compute the gradient of ``loss_fn(*args)`` for the weights, update them, and return the loss (and aux).
 
-        The whole step is one function, compiled once for ``loss_fn``: pass the same function each time, not a new
-        ``lambda``.
+        Outside a transformation ``loss_fn`` is traced in every call, so the step follows every variable, attribute or
+        list that ``loss_fn`` reads. The step is compiled again only if the traced operations differ, or their shapes,
+        or Python numbers inside a loop; other numbers and arrays may change, and ``loss_fn`` may be a new ``lambda``
+        each time. If only States and ``args`` change, compile the step yourself, which saves the time of tracing:
+        ``step = jit(lambda x: optimizer.minimize(loss_fn, x))``.
+
         Weights that the loss does not depend on have the gradient 0. The loss is multiplied by the loss scale, if there
         is one, and an optimizer that uses the loss is given it.
         """
 
-        def run(*args: Tree) -> Tree:
-            def loss_of() -> tuple[ArrayOrQuantity, tuple[Tree, ...]]:
-                returned = loss_fn(*args)
-                if has_aux and not isinstance(returned, tuple):
-                    raise TypeError(f'Invalid has_aux=True. loss_fn must return (loss, aux), not {returned!r}.')
-                loss, *aux = returned if has_aux else (returned,)
-                check_loss(loss)
-                return self.scaled_loss(loss), (loss, *aux)
+        def loss_and_aux(*args: Tree) -> tuple[Tree, ...]:
+            returned = loss_fn(*args)
+            if has_aux and not isinstance(returned, tuple):
+                raise TypeError(f'Invalid has_aux=True. loss_fn must return (loss, aux), not {returned!r}.')
+            results = returned if has_aux else (returned,)
+            check_loss(results[0])
+            return results
 
-            grads, results = self.gradient_of(loss_of, has_aux=True)
-            self.update_from_loss(grads, results[0], lambda: loss_of()[1][0])
+        def step(of: Callable[..., tuple[Tree, ...]], *args: Tree) -> Tree:
+            def scaled() -> tuple[ArrayOrQuantity, tuple[Tree, ...]]:
+                results = of(*args)
+                return self.scaled_loss(results[0]), results
+
+            grads, results = self.gradient_of(scaled, has_aux=True)
+            self.update_from_loss(grads, results[0], lambda: of(*args)[0])
             return tuple(results) if has_aux else results[0]
 
         if not callable(loss_fn):
@@ -428,9 +454,9 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         Flag().check('has_aux', has_aux)
         self._core.registered('minimize')
         self._core.refuse_evaluating('An update')
-        if inside_transformation():
-            return run(*args)
-        return self._updater.jit((type(self), loss_fn, has_aux), run)(*args)
+        if is_traced() or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+            return step(loss_and_aux, *args)
+        return self._updater.replay((type(self), has_aux), step, loss_and_aux, args, args)
 
     def extra_args(self, value: ArrayOrQuantity | None, value_fn: Callable[..., ArrayOrQuantity] | None) -> Extra:
         """Return the arguments of the rule, given the loss and its function or None; raise if one is needed."""
@@ -456,6 +482,11 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         if isinstance(self.loss_scale, DynamicLossScale):
             return self.loss_scale.scale(loss)
         return loss if self.loss_scale is None else loss * self.loss_scale
+
+    @property
+    def did_update(self) -> OptimState:
+        """The State of whether the last call of :meth:`update` updated the weights; True without accumulation."""
+        return self._core.did_update
 
     @property
     @explicit_transfers
@@ -549,6 +580,12 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
 
     def __repr__(self) -> str:
         return one_line(self._core)
+
+
+def last_stages(average: Average | None, accumulate_steps: int) -> list[Stage]:
+    """Return the stages of an average of the weights and of the accumulation of gradients, if they are on."""
+    averaging = [] if average is None else [average_stage(average)]
+    return [*averaging, ACCUMULATOR] if accumulate_steps > 1 else averaging
 
 
 def shown_signature(cls: type[Optimizer]) -> inspect.Signature:

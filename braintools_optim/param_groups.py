@@ -23,7 +23,17 @@ __all__ = ['GroupRate', 'GroupSpec', 'GroupValue', 'ParamGroup', 'group_spec', '
 
 GroupValue = Mapping[str, OptionValue] | Rule | None
 """What a group is given: options, an unregistered optimizer, or nothing."""
-OF_THE_WHOLE = ('norm_unit', 'loss_scale', 'groups', 'state_dtype', 'master_weights', 'stages', 'average')
+OF_THE_WHOLE = (
+    'norm_unit',
+    'loss_scale',
+    'groups',
+    'state_dtype',
+    'master_weights',
+    'stages',
+    'average',
+    'accumulate_steps',
+    'accumulate',
+)
 """The arguments of an optimizer that concern all groups together and are no options."""
 
 

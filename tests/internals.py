@@ -47,6 +47,7 @@ __all__ = [
     'place_slot',
     'plan',
     'read',
+    'replays',
     'round_stochastically',
     'set_update_counts',
     'slots_of',
@@ -145,3 +146,8 @@ def state_leaves(optimizer: bo.Optimizer, without_skips: bool = False) -> list[A
     """Return the arrays of the optimizer state, with or without the count of skipped updates."""
     value = {slot: x for slot, x in optimizer.opt_state.value.items() if not (without_skips and slot == 'skipped')}
     return jax.tree.leaves(value)
+
+
+def replays(optimizer: bo.Optimizer) -> Any:
+    """Return the functions that ``minimize`` of an optimizer has compiled, by the structures of their traces."""
+    return optimizer._updater.replays.known

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from brainstate import GlobalHookRegistry
 from brainstate._state import TRACE_CONTEXT  # brainstate has no public name for "is a transformation active?"
-from jax.extend.core import get_opaque_trace_state
+from jax.extend.core import get_opaque_trace_state, set_current_trace, take_current_trace
 
 from braintools_optim.options.types import Structure, Tree
 
@@ -34,11 +34,13 @@ __all__ = [
     'may_access_directly',
     'read',
     'receive',
+    'traces_undone',
     'write',
 ]
 
 R = TypeVar('R')
 jax_trace: Callable[[str], object] = get_opaque_trace_state
+enter: Callable[[object], contextlib.AbstractContextManager[None]] = set_current_trace
 TOP_LEVEL = jax_trace('nnx')
 GLOBAL_HOOKS = GlobalHookRegistry.instance()
 HARMLESS = {'__abstractmethods__', '__annotations__', '__doc__', '__firstlineno__', '__init__', '__module__'}
@@ -163,6 +165,34 @@ def are_hooked(states: Iterable[brainstate.State]) -> bool:
     if GLOBAL_HOOKS.has_hooks():  # checked first, because global hooks must not see the State that is_as_known probes
         return True
     return any(map(has_hooks if is_as_known() else brainstate.State.has_hooks, states))
+
+
+@contextlib.contextmanager
+def traces_undone() -> Iterator[Callable[[Callable[..., R]], Callable[..., R]]]:
+    """Leave no trace of a function that is traced in the block, also if jax or brainstate is interrupted at its end.
+
+    The block traces the function that the context returns for the given one.
+    """
+    depth, traces = len(TRACE_CONTEXT.state_stack), []
+    with take_current_trace() as outside:
+        pass
+
+    def watched(function: Callable[..., R]) -> Callable[..., R]:
+        def run(*args: Tree) -> R:
+            traces.append(TRACE_CONTEXT.state_stack[-1])
+            return function(*args)
+
+        return run
+
+    try:
+        yield watched
+    except BaseException:
+        enter(outside).__enter__()
+        del TRACE_CONTEXT.state_stack[depth:]
+        for trace in traces:
+            with contextlib.suppress(RuntimeError):  # raised if the States have been restored
+                trace.recovery_original_values()
+        raise
 
 
 @contextlib.contextmanager

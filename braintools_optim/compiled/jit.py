@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import compress
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -15,7 +15,7 @@ from braintools_optim.compiled.buffers import compiler_options, is_lost, raise_i
 from braintools_optim.compiled.plan import Arguments, Keywords, Plan, Wanted, form, plan_of
 from braintools_optim.options.types import Tree
 
-__all__ = ['donating', 'jit']
+__all__ = ['Donating', 'donating', 'jit']
 
 P = ParamSpec('P')
 R = TypeVar('R')
@@ -218,6 +218,12 @@ class Donating:
             self.plans.extend([] if same else [found])
             self.current[key] = same[0] if same else len(self.plans) - 1
         return self.current[key]
+
+    def rebind(self, states: Mapping[int, brainstate.State]) -> None:
+        """Read and write other States from now on, given by the ids of those in whose place they are."""
+        self.plain.clear_cache()  # brainstate would keep using the former States
+        for plan in self.plans:
+            plan.bind([states.get(id(state), state) for state in plan.states])
 
     def lower(self, *args: Tree, **kwargs: Tree) -> jax.stages.Lowered:
         """Trace and lower the function, as the method of jax's compiled functions does."""

@@ -43,11 +43,16 @@ class Plan:
     """The arrays that the compiled function holds."""
 
     def __post_init__(self) -> None:
+        self.reused = list(compress(self.donated, self.written))  # which of the written values are donated next
+        self.bind(self.states)
+
+    def bind(self, states: Sequence[brainstate.State]) -> None:
+        """Read and write these States."""
+        self.states = tuple(states)
         self.made = DonationCache()
         self.given = list(compress(self.states, self.donated))
         self.kept = [state for state, donated in zip(self.states, self.donated, strict=True) if not donated]
         self.targets = list(compress(self.states, self.written))
-        self.reused = list(compress(self.donated, self.written))  # which of the written values are donated next
 
     def values_if_unaliased(self, args: Arguments, kwargs: Keywords) -> tuple[list[Tree], list[Tree]] | None:
         """Return the donated values and the others, None if buffers must be compared or direct access is wrong."""

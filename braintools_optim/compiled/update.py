@@ -23,19 +23,22 @@ from braintools_optim.compiled.access import (
     write,
 )
 from braintools_optim.compiled.buffers import DonationCache, compiler_options, raise_if_lost
-from braintools_optim.compiled.jit import donating
-from braintools_optim.compiled.plan import calls_python, jaxprs_of
+from braintools_optim.compiled.jit import Donating, donating
+from braintools_optim.compiled.plan import Wanted, calls_python, jaxprs_of
+from braintools_optim.compiled.replay import Replays, Step, Trace
 from braintools_optim.core import Core, refuse_evaluating
 from braintools_optim.loss_scale import LOSS_SCALE, DynamicLossScale
 from braintools_optim.options.hyperparameters import Hyperparameters
 from braintools_optim.options.kinds import Scalar
 from braintools_optim.options.types import ArrayOrQuantity, Tree
 from braintools_optim.settings import OptimState
+from braintools_optim.step.accumulation import accumulating_step
 from braintools_optim.step.diagnosis import Diagnosis
 from braintools_optim.step.metrics import next_metrics, warn_of_skips
+from braintools_optim.step.policy import Accumulation
 from braintools_optim.step.rule import Extra
 from braintools_optim.step.state import OptimizerState
-from braintools_optim.step.step import MANY, GroupInputs, Inputs, check_gradients, step
+from braintools_optim.step.step import MANY, GroupInputs, Inputs, Outcome, check_gradients, step
 from braintools_optim.weights.precision import compute_dtype
 from braintools_optim.weights.units import warn_of_mixed_norms
 
@@ -50,6 +53,8 @@ class Call(NamedTuple):
 
     loss_unit: brainunit.Unit | None = None
     partial: bool = False
+    flush: bool = False
+    """Whether the gradients so far are enough for an update."""
     dynamic: bool = False
     """Whether the loss scale adapts itself."""
 
@@ -72,6 +77,9 @@ class Updater:
         self.made = DonationCache()
         self.donations: dict[tuple[tuple[int, ...], object], tuple[int, ...]] = {}
         self.functions: dict[Hashable, Callable[..., Any]] = {}
+        self.replays = Replays(
+            lambda function: Donating(brainstate.transform.jit(function), 'minimize', self.donated())
+        )
         self.warned_of_units = False
 
     def compile(self) -> None:
@@ -127,6 +135,8 @@ class Updater:
             scaling = as_scale(scaling)
         if self.core.metrics_state is not None:
             written.append(self.core.metrics_state)
+        if self.core.policy.accumulation is not None:
+            written.append(self.core.did_update)
         states = [*written, self.core.settings.values, *self.core.settings.sources()]
         direct = may_access_directly(states)
         state, *values = read(states, direct)
@@ -171,14 +181,17 @@ class Updater:
         call: Call,
         loss_scale: Scalar | None,
     ) -> None:
-        """Update with functions such as the loss, through :meth:`jit`, which follows the States that they read."""
+        """Update with functions such as the loss, which is traced in every call, as in :meth:`replay`."""
         self.core.registered('update')
         arrays = {name: value for name, value in extra.items() if name not in functions}
+        others = {name: value for name, value in functions.items() if name != 'value_fn'}
+        loss = self.core.weights.reading(functions['value_fn']) if 'value_fn' in functions else None
 
-        def run(grads: Tree, arrays: Extra, scale: Scalar | None) -> None:
-            self(grads, {**arrays, **functions}, call, scale)
+        def step(of: Callable[[], Tree], grads: Tree, arrays: Extra, scale: Scalar | None) -> None:
+            self(grads, {**arrays, **others, **({} if loss is None else {'value_fn': lambda: of()})}, call, scale)
 
-        self.jit((tuple(functions.items()), call), run)(grads, arrays, loss_scale)
+        kind = call, tuple(others.items()), loss is None
+        self.replay(kind, step, loss or (lambda: None), (), (grads, arrays, loss_scale))
 
     def name_wrong_gradient(self, grads: Tree, call: Call) -> None:
         """Raise an error that names a value or gradient that jax does not take, if there is one."""
@@ -205,11 +218,22 @@ class Updater:
 
     def jit(self, key: Hashable, function: Callable[P, R]) -> Callable[P, R]:
         """Return a compiled function that donates the buffers that an update donates, kept under ``key``."""
-        reused = self.core.weights.manager.seen_ids if self.donate_weights else set()
         key = key, self.donate_weights, len(self.core.weights)
         if key not in self.functions:
-            self.functions[key] = donating(function, lambda s: isinstance(s, OptimState) or id(s) in reused)
+            self.functions[key] = donating(function, self.donated())
         return self.functions[key]
+
+    def donated(self) -> Wanted:
+        """Return which States an update donates."""
+        reused = self.core.weights.manager.seen_ids if self.donate_weights else set()
+        return lambda state: isinstance(state, OptimState) or id(state) in reused
+
+    def replay(
+        self, kind: Hashable, step: Step, function: Callable[..., Tree], args: Sequence[Tree], inputs: Sequence[Tree]
+    ) -> Tree:
+        """Return ``step(function, *inputs)``, compiled, for a function of ``args`` that is traced in every call."""
+        kind = kind, self.donate_weights, len(self.core.weights)
+        return self.replays(kind, step, Trace.of(function, args, self.core.weights.manager.seen_ids), inputs)
 
     # the pure function
 
@@ -232,7 +256,7 @@ class Updater:
         count, *others = others
         scale_before = others.pop(0) if call.dynamic else None
         metrics_before = others.pop(0) if core.metrics_state is not None else None
-        packed, *positions = others
+        packed, *positions = others if core.policy.accumulation is None else others[1:]
         # brainstate's vmap probes a function with NumPy arrays
         options, at, count = jax.tree.map(jnp.asarray, (packed.tree, settings.positions(positions), count))
         shared = settings.part(options, at, 'shared')
@@ -242,8 +266,9 @@ class Updater:
         groups = [GroupInputs(group.keys, hp, group.rule) for group, hp in zip(core.groups, parts, strict=True)]
         self.warn_of_units(shared)
         scale = scaling if scale_before is None else scale_before['scale']
-        new = step(core.policy, Inputs(shared, groups, weights, found, state, extra, scale, call.dynamic))
-        count = count + (1 if new.finite is None else new.finite.astype(count.dtype))
+        inputs = Inputs(shared, groups, weights, found, state, extra, scale, call.dynamic)
+        new, did_update = self.stepped(inputs, call)
+        count = count + (1 if did_update is None else did_update.astype(count.dtype))
         if new.finite is not None and (call.dynamic or shared.on_nonfinite == 'skip'):
             warn_of_skips(new.state.skipped[1], shared.max_consecutive_skips)
         # an update that raises leaves all States as they were
@@ -253,18 +278,29 @@ class Updater:
             after.append(core.dynamic_loss_scale.after(scale_before, new.finite))
         if metrics_before is not None:
             rates = [hp.lr for hp in parts]
-            metrics = next_metrics(metrics_before, new.metrics, rates, new.state.skipped[0], count, new.finite)
+            metrics = next_metrics(metrics_before, new.metrics, rates, new.state.skipped[0], count, did_update)
             if required is not None:
                 metrics = {name: jnp.where(required, x, metrics_before[name]) for name, x in metrics.items()}
             after.append(metrics)
+        if core.policy.accumulation is not None:
+            after.append(did_update)
         leaves = [new.weights[key] for key in weights]
         return deferred((new.state, core.weights.structure.unflatten(leaves), after, required))
+
+    def stepped(self, inputs: Inputs, call: Call) -> tuple[Outcome, jax.Array | None]:
+        """Return the outcome of a step or of one batch of it, and whether the weights are updated, None if always."""
+        how = self.core.policy.accumulation
+        if how is not None:
+            return accumulating_step(self.core.policy, inputs, how, call.flush)
+        new = step(self.core.policy, inputs)
+        return new, new.finite
 
     def matched(
         self, gradients: Tree, weights: Mapping[str, jax.Array], frozen: frozenset[str], call: Call
     ) -> dict[str, jax.Array]:
         """Return the gradients of the parameters that are not frozen by name, on the scales of the weights' units."""
         core = self.core
+        check_accumulation(call, core.policy.accumulation)
         found, scales = core.weights.match(gradients, call.loss_unit, call.partial, frozen)
         for rule, keys in ((group.rule, set(group.keys)) for group in core.groups) if call.partial else ():
             if rule.couples_parameters and not keys <= found.keys() | frozen:
@@ -286,6 +322,14 @@ class Updater:
         self.warned_of_units = self.warned_of_units or warn_of_mixed_norms(weights.named(), members)
 
 
+def check_accumulation(call: Call, accumulation: Accumulation | None) -> None:
+    """Raise if the arguments of an update do not go with the accumulation of gradients."""
+    if call.flush and accumulation is None:
+        raise ValueError('Invalid flush=True. Nothing is accumulated: give accumulate_steps to the constructor.')
+    if call.partial and accumulation is not None:
+        raise ValueError('Invalid partial=True with accumulate_steps. The gradients of all weights are accumulated.')
+
+
 def as_scale(number: Scalar) -> jax.Array:
     """Return a loss scale as an array; the transfer of a number to the device is explicit."""
     dtype = jnp.result_type(float)
@@ -301,12 +345,13 @@ def is_tree_of_jax(tree: Tree) -> bool:
     return True
 
 
-def check_call(loss_unit: object, partial: object) -> Call:
+def check_call(loss_unit: object, partial: object, flush: object = False) -> Call:
     """Return checked arguments of an update."""
-    if loss_unit is None and partial is False:
+    if loss_unit is None and partial is False and flush is False:
         return DEFAULT_CALL
-    if type(partial) is not bool:
-        raise TypeError(f'Invalid partial={partial!r}. Must be a bool.')
+    for name, flag in (('partial', partial), ('flush', flush)):
+        if type(flag) is not bool:
+            raise TypeError(f'Invalid {name}={flag!r}. Must be a bool.')
     if loss_unit is not None and not isinstance(loss_unit, brainunit.Unit):
         raise TypeError(f'Invalid loss_unit={loss_unit!r}. Must be a brainunit.Unit.')
-    return Call(loss_unit, partial)
+    return Call(loss_unit, partial is True, flush is True)

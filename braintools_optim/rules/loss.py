@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 
 import brainstate
@@ -11,7 +10,7 @@ from braintools_optim.options.types import ArrayOrQuantity
 from braintools_optim.step.rule import Leaves
 from braintools_optim.weights.registered import Weights
 
-__all__ = ['loss_of_leaves', 'takes_weights']
+__all__ = ['loss_of_leaves']
 
 
 def loss_of_leaves(
@@ -23,23 +22,14 @@ def loss_of_leaves(
     """
     if not registered.keys:
         raise ValueError('A value_fn needs the weights that it is a function of: register_trainable_weights.')
-    of_tree = takes_weights(value_fn)
+    loss = registered.reading(value_fn)
 
     def value_of(leaves: Leaves) -> ArrayOrQuantity:
         trace = brainstate.StateTraceStack()
         try:
-            with trace:
-                if of_tree:
-                    return value_fn(registered.as_tree(leaves))
-                with registered.replaced(leaves):
-                    return value_fn()
+            with trace, registered.replaced(leaves):
+                return loss()
         finally:  # what the loss writes belongs to a derivative or a branch, and must not leave it
             trace.recovery_original_values()
 
     return value_of
-
-
-def takes_weights(value_fn: Callable[..., object]) -> bool:
-    """Return whether a loss takes the tree of the weights, instead of reading the States of the model."""
-    parameters = inspect.signature(value_fn).parameters.values()
-    return any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters)

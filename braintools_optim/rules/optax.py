@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple, Unpack
 
 import jax
@@ -13,6 +14,7 @@ from braintools_optim.learning_rate import LearningRate
 from braintools_optim.optimizer import Optimizer
 from braintools_optim.options import Hyperparameters, WeightDecay
 from braintools_optim.options.types import ArrayOrQuantity, Options, Tree
+from braintools_optim.rules.loss import loss_of_leaves
 from braintools_optim.rules.shared_options import SharedOptions
 from braintools_optim.step.rule import Extra, GroupInfo, GroupRule, Leaves
 from braintools_optim.step.state import OptimizerState
@@ -37,6 +39,9 @@ class OptaxDirection(GroupRule):
         return jax.tree.map(lambda u: -u, updates), state
 
 
+CALL = ('loss_unit', 'partial', 'flush', 'loss_scale')
+
+
 class OptaxRule(OptaxDirection, Optimizer):
     """Base of optimizers whose direction comes from an optax transformation, which the constructor sets as ``tx``."""
 
@@ -57,7 +62,7 @@ class OptaxRule(OptaxDirection, Optimizer):
 
         Arguments that :meth:`Optimizer.update` does not list go to the transformation, like ``value`` and ``value_fn``.
         """
-        known = {name: arguments.pop(name) for name in ('loss_unit', 'partial', 'loss_scale') if name in arguments}
+        known = {name: arguments.pop(name) for name in CALL if name in arguments}
         self.update_with(grads, {**arguments, **self.extra_args(value, value_fn)}, **known)
 
     def extra_args(self, value: ArrayOrQuantity | None, value_fn: Callable[..., ArrayOrQuantity] | None) -> Extra:
@@ -113,12 +118,22 @@ class OptaxOptimizer(OptaxRule):
         grad_clip_value: float | None = None,
         **shared: Unpack[SharedOptions],
     ):
+        if isinstance(tx, optax.MultiSteps):
+            raise TypeError(f'Invalid tx={tx!r}. Pass the optimizer inside, and accumulate_steps to this optimizer.')
         if tx is not None and not isinstance(tx, optax.GradientTransformation):
             raise TypeError(f'Invalid tx={tx!r}. Must be an optax.GradientTransformation.')
         rate: LearningRate = (1e-3 if tx is None else 1.0) if lr is None else lr
         self.tx = optax.with_extra_args_support(tx or optax.chain(optax.scale_by_adam(), optax.scale(-1.0)))
         options: Options = {'weight_decay': weight_decay, 'grad_clip_norm': grad_clip_norm}
         super().__init__(lr=rate, grad_clip_value=grad_clip_value, **options, **shared)
+
+    def group_direction(
+        self, g: Leaves, w: Leaves, state: Tree, hp: Hyperparameters, info: GroupInfo
+    ) -> tuple[Leaves, Tree]:
+        if 'value_fn' in info.extra:
+            loss = loss_of_leaves(info.extra['value_fn'], self._core.weights)
+            info = replace(info, extra={**info.extra, 'value_fn': loss, 'grad': g})
+        return super().group_direction(g, w, state, hp, info)
 
 
 class ToOptaxState(NamedTuple):

@@ -45,4 +45,6 @@ class SharedOptions(TypedDict, total=False):
     master_weights: bool
     metrics: bool
     average: Average | None
+    accumulate_steps: int
+    accumulate: Literal['mean', 'sum']
     stages: Sequence[Stage]

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import brainunit
+import jax
 import jax.numpy as jnp
 
-from braintools_optim.compiled.access import inside_transformation
+from braintools_optim.compiled.access import is_traced
 from braintools_optim.optimizer import Optimizer
 from braintools_optim.options.hyperparameters import Hyperparameters, Packed, replace
 from braintools_optim.options.kinds import AT_LEAST_ZERO, Flag, Number, Scalar
 from braintools_optim.options.types import ArrayOrQuantity, OptionValue, Tree
-from braintools_optim.rules.loss import takes_weights
 from braintools_optim.saving.checkpoint import UNFIT, fitted_state
 from braintools_optim.saving.form import plain
 from braintools_optim.settings import OptimState
@@ -137,21 +137,23 @@ class SAM(Optimizer):
     ) -> None:
         """Update the weights in place, given the gradients at the weights and the loss as ``value_fn``.
 
-        The loss takes the tree of the weights, or takes nothing and reads the States of the model. Pass the same
-        function each time, not a new ``lambda``, because the update is compiled for it. ``value`` is ignored.
+        The loss takes the tree of the weights, or takes nothing and reads the States of the model. As in
+        :meth:`minimize`, it is traced in every call outside a transformation. ``value`` is ignored.
         """
         self._core.refuse_evaluating('An update')
         self._core.registered('step')
         if value_fn is None:
             raise ValueError('SAM needs the loss: update(grads, value_fn=loss), or minimize(loss).')
 
-        def loss() -> ArrayOrQuantity:
-            return value_fn(self.param_states.to_pytree_value()) if takes_weights(value_fn) else value_fn()
+        loss = self._core.weights.reading(value_fn)
 
-        def run(grads: Tree) -> None:
-            self.descend(grads, loss_unit, loss)
+        def step(of: Callable[[], ArrayOrQuantity], grads: Tree) -> None:
+            self.descend(grads, loss_unit, of)
 
-        (run if inside_transformation() else self._updater.jit(('SAM', value_fn, loss_unit), run))(grads)
+        if is_traced() or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+            step(loss, grads)
+        else:
+            self._updater.replay(('SAM', loss_unit), step, loss, (), (grads,))
 
     def update_from_loss(self, grads: Tree, value: ArrayOrQuantity, value_fn: Callable[[], ArrayOrQuantity]) -> None:
         self.descend(grads, None, value_fn)

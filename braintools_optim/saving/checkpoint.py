@@ -360,7 +360,7 @@ def reset(core: Core, predicate: Predicate | None = None) -> None:
     chosen = np.array([name in names for name in weights])
     state = replace(state, step=jnp.where(chosen, 0, state.step))
     if predicate is None:
-        state = replace(state, skipped=jnp.zeros_like(state.skipped))
+        state = replace(state, skipped=jnp.zeros_like(state.skipped), running=core.first_running())
         core.step_count.value = jnp.zeros_like(core.step_count.value)
         core.restart_metrics()
     core.registered('reset').value = state

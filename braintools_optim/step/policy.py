@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from jax.typing import DTypeLike
 
@@ -12,7 +13,15 @@ from braintools_optim.options.types import ArrayOrQuantity
 from braintools_optim.step.stage import Stage
 from braintools_optim.weights.predicates import Predicate, selected
 
-__all__ = ['Treatment', 'WeightPolicy']
+__all__ = ['Accumulation', 'Treatment', 'WeightPolicy']
+
+
+@dataclass(frozen=True)
+class Accumulation:
+    """The number of batches that an update takes, and whether their gradients are averaged or added."""
+
+    steps: int
+    reduction: Literal['mean', 'sum'] = 'mean'
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,7 @@ class WeightPolicy:
     state_dtype: DTypeLike | None = None
     master_weights: bool = False
     metrics: bool = False
+    accumulation: Accumulation | None = None
     changes_only: bool = False
     """Whether a step returns the changes of the parameters instead of the parameters."""
 

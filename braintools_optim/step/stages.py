@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, replace
 from typing import Annotated, Literal
 
@@ -193,13 +194,13 @@ STAGES: tuple[Stage, ...] = (
 )
 
 
-def with_stages(more: tuple[Stage, ...], average: Stage | None = None) -> tuple[Stage, ...]:
-    """Return all stages with further ones around the direction, and with the average of the weights."""
+def with_stages(more: tuple[Stage, ...], last: Sequence[Stage] = ()) -> tuple[Stage, ...]:
+    """Return all stages with further ones around the direction, and with the last ones before a skip is undone."""
     place = STAGES.index(DIRECTION)
     before = [stage for stage in more if not stage.after_direction]
     after = [stage for stage in more if stage.after_direction]
     *stages, undo = STAGES[place + 1 :]
-    return (*STAGES[:place], *before, DIRECTION, *after, *stages, *([] if average is None else [average]), undo)
+    return (*STAGES[:place], *before, DIRECTION, *after, *stages, *last, undo)
 
 
 def apply_stages(stages: tuple[Stage, ...], leaf: Leaf) -> Leaf:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import brainunit
 import jax
@@ -23,11 +23,12 @@ __all__ = ['OptimizerState', 'init_leaf', 'init_state', 'merge_slots', 'merge_st
 
 Array = jax.Array
 BySlot = Mapping[str, Mapping[str, Array]]
+OTHER_PARTS = ('step', 'skipped', 'constraint', 'tree', 'running')
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=['step', 'skipped', 'slots', 'stage_slots', 'constraint', 'groups'],
+    data_fields=['step', 'skipped', 'slots', 'stage_slots', 'constraint', 'groups', 'running'],
     meta_fields=['evaluating'],
 )
 @dataclass(eq=False)  # not frozen, because every eager update makes one and frozen ones take 0.7 us longer
@@ -46,6 +47,8 @@ class OptimizerState(Mapping[str, Tree]):
     """The data that the constraints keep of each parameter."""
     groups: Mapping[str, Tree]
     """The states that rules keep of whole groups, by the number of the group."""
+    running: Mapping[str, Tree] = field(default_factory=dict)
+    """Numbers over all parameters between updates, such as those of the batches so far."""
     evaluating: bool = False
     """Whether the States of the model hold evaluation weights."""
 
@@ -54,11 +57,12 @@ class OptimizerState(Mapping[str, Tree]):
         others: dict[str, Tree] = {**self.stage_slots, 'step': self.step, 'skipped': self.skipped}
         others |= {'constraint': self.constraint} if self.constraint else {}
         others |= {'tree': self.groups} if self.groups else {}
+        others |= {'running': self.running} if self.running else {}
         return {self.part_name(slot): arrays for slot, arrays in self.slots.items()} | others
 
     def part_name(self, slot: str) -> str:
         """Return the name of a slot of the rule among all parts."""
-        return f'slots.{slot}' if slot in {*self.stage_slots, 'step', 'skipped', 'constraint', 'tree'} else slot
+        return f'slots.{slot}' if slot in {*self.stage_slots, *OTHER_PARTS} else slot
 
     def with_parts(self, parts: Mapping[str, Tree]) -> OptimizerState:
         """Return the state with the values of all parts, given by the names of :meth:`parts`."""
@@ -70,6 +74,7 @@ class OptimizerState(Mapping[str, Tree]):
             stage_slots={slot: parts[slot] for slot in self.stage_slots},
             constraint=parts.get('constraint', {}),
             groups=parts.get('tree', {}),
+            running=parts.get('running', {}),
         )
 
     def __getitem__(self, name: str) -> Tree:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import brainstate
 import brainunit
@@ -22,6 +23,7 @@ __all__ = ['Weights']
 Array = jax.Array
 TRAINABLE = (jnp.floating, jnp.complexfloating)
 """The kinds of numbers that a weight may have."""
+T = TypeVar('T')
 
 
 class Layout(NamedTuple):
@@ -129,10 +131,11 @@ class Weights:
         if changed:
             raise ValueError(f'The shape of a weight has changed since it was registered. {"; ".join(changed)}')
 
-    def as_tree(self, leaves: Mapping[str, Array]) -> dict[Hashable, Tree]:
-        """Return these leaves as values of the States, in a nested dict under the registered names."""
-        with self.replaced(leaves):
-            return self.manager.to_pytree_value()
+    def reading(self, loss: Callable[..., T]) -> Callable[[], T]:
+        """Return a loss that takes nothing: one that takes the tree of the weights is given what the States hold."""
+        parameters = inspect.signature(loss).parameters.values()
+        takes_weights = any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters)
+        return (lambda: loss(self.manager.to_pytree_value())) if takes_weights else loss
 
     @contextmanager
     def replaced(self, leaves: Mapping[str, Array]) -> Iterator[None]:
