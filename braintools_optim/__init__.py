@@ -59,6 +59,7 @@ from braintools_optim.rules.scipy import ScipyOptimizer
 from braintools_optim.rules.shared_options import SharedOptions
 from braintools_optim.rules.sofo import SOFO, SOFOScan
 from braintools_optim.schedulers import (
+    SWALR,
     ChainedScheduler,
     ConstantLR,
     CosineAnnealingLR,
@@ -107,6 +108,7 @@ __all__ = [
     'SOAP',
     'SOFO',
     'SWA',
+    'SWALR',
     'AdEMAMix',
     'AdaBelief',
     'Adadelta',

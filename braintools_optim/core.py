@@ -18,6 +18,7 @@ from braintools_optim.compiled.access import inside_transformation
 from braintools_optim.compiled.buffers import is_lost, unshared
 from braintools_optim.constraints import Projection, bound
 from braintools_optim.loss_scale import DynamicLossScale
+from braintools_optim.options.hooks import Hooks
 from braintools_optim.options.hyperparameters import Hyperparameters, values_of
 from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import ArrayOrQuantity, Options, Tree
@@ -63,6 +64,7 @@ class Core:
     weights: Weights = field(default_factory=Weights)
     groups: list[Group] = field(default_factory=list)
     opt_state: OptimState | None = None
+    hooks: Hooks = field(default_factory=Hooks)
     freezing: list[tuple[Predicate, bool]] = field(default_factory=list)
     """The predicates that were frozen (True) or unfrozen (False), in order, for weights that are registered later."""
     made_inside: bool = field(default_factory=inside_transformation)

@@ -31,6 +31,7 @@ from braintools_optim.options.kinds import AT_LEAST_ONE, Argument, Choice, Flag,
 from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import ArrayOrQuantity, Options, OptionValue, Tree
 from braintools_optim.param_groups import GroupSpec, GroupValue, ParamGroup, group_spec, torch_groups
+from braintools_optim.saving.hooked import Hooked
 from braintools_optim.saving.saved import Saved
 from braintools_optim.saving.summary import one_line, summary
 from braintools_optim.settings import OptimState, Settings, as_plain
@@ -91,7 +92,7 @@ class States:
     """The State of the metrics, None without ``metrics=True``."""
 
 
-class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
+class Optimizer(StageOptions, States, Scheduled, Saved, Hooked, Rule, BuiltNode):
     r"""Base class of all optimizers, which does everything except the rule.
 
     An update clips the gradients by their global norm and then by value, adds ``weight_decay`` times the weight, asks
@@ -412,7 +413,24 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         flush: bool = False,
     ) -> None:
         """Update the weights as :meth:`update` does, given what :meth:`extra_args` would return."""
-        self._updater(grads, extra, check_call(loss_unit, partial, flush), loss_scale)
+        hooks = self._core.hooks
+        if not hooks.by_event:
+            self._updater(grads, extra, check_call(loss_unit, partial, flush), loss_scale)
+            return
+
+        def step(
+            grads: Tree,
+            *,
+            loss_unit: brainunit.Unit | None = None,
+            partial: bool = False,
+            loss_scale: float | jax.Array | None = None,
+            flush: bool = False,
+            **extra: Any,
+        ) -> None:
+            self._updater(grads, extra, check_call(loss_unit, partial, flush), loss_scale)
+
+        call = {'loss_unit': loss_unit, 'partial': partial, 'loss_scale': loss_scale, 'flush': flush}
+        hooks.run_step(self, (grads,), {**call, **extra}, step)
 
     def step(self, grads: Tree, **arguments: Any) -> None:
         """Call :meth:`update`."""

@@ -24,6 +24,7 @@ SCHEDULES = [
     'CosineAnnealingLR(0.1, T_max=40, periodic=True)',
     'CosineAnnealingWarmRestarts(0.1, T_0=15, T_mult=2)',
     'CosineAnnealingWarmRestarts(0.1, T_0=25, decay=0.6)',
+    'SWALR(0.1, swa_lr=0.05, anneal_epochs=30)',
     'CyclicLR(0.01, max_lr=0.1, step_size_up=10, step_size_down=20, mode="triangular2")',
     'OneCycleLR(0.1, total_steps=100, cycle_momentum=True)',
     'WarmupScheduler(0.1, warmup_epochs=20)',

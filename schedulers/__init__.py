@@ -1,6 +1,6 @@
 """Learning rate schedules: pure functions of the epoch."""
 
-from braintools_optim.schedulers.annealing import CosineAnnealingLR, CosineAnnealingWarmRestarts
+from braintools_optim.schedulers.annealing import SWALR, CosineAnnealingLR, CosineAnnealingWarmRestarts
 from braintools_optim.schedulers.base import LRScheduler
 from braintools_optim.schedulers.composite import ChainedScheduler, PerUpdate, SequentialLR
 from braintools_optim.schedulers.cyclic import CyclicLR, OneCycleLR
@@ -26,6 +26,7 @@ from braintools_optim.schedulers.warmup import (
 )
 
 __all__ = [
+    'SWALR',
     'ChainedScheduler',
     'ConstantLR',
     'CosineAnnealingLR',

@@ -1,4 +1,4 @@
-"""Schedules that fall along a cosine: CosineAnnealingLR, CosineAnnealingWarmRestarts."""
+"""Schedules that fall along a cosine: CosineAnnealingLR, CosineAnnealingWarmRestarts, SWALR."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from jax.core import Tracer
 from braintools_optim.options.kinds import Scalar, as_number
 from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import Tree
-from braintools_optim.schedulers.arguments import FLAG, FRACTION, NON_NEGATIVE, PERIOD, POSITIVE
+from braintools_optim.schedulers.arguments import COUNT, FLAG, FRACTION, NON_NEGATIVE, PERIOD, POSITIVE, OneOf
 from braintools_optim.schedulers.base import DerivedValue, LRScheduler, Position
 from braintools_optim.schedulers.curves import as_float, count_passed, half_cosine, interpolate, precise_power
 
-__all__ = ['CosineAnnealingLR', 'CosineAnnealingWarmRestarts']
+__all__ = ['SWALR', 'CosineAnnealingLR', 'CosineAnnealingWarmRestarts']
 
 Array = jax.Array
 
@@ -64,6 +64,54 @@ class CosineAnnealingLR(LRScheduler):
     def formula(self, epoch: Array, base_lr: Scalar) -> Scalar:
         remaining = self.T_max - epoch if self.periodic else jnp.maximum(self.T_max - epoch, 0)
         return interpolate(self.eta_min, base_lr, half_cosine(remaining / self.T_max))
+
+
+class SWALR(LRScheduler):
+    r"""Anneal the base rate to ``swa_lr`` and hold it, for stochastic weight averaging (:class:`SWA`).
+
+    .. math:: \eta_t = \eta_{swa} + (\eta_0 - \eta_{swa}) (1 - a_t)
+
+    where :math:`a_t` rises from 0 to 1 in ``anneal_epochs``, along half a cosine or linearly. As a part of a
+    :class:`SequentialLR`, the schedule begins at its own base rate.
+
+    Parameters
+    ----------
+    base_lr, last_epoch
+        See :class:`LRScheduler`.
+    swa_lr : float, default 1e-3
+        Rate :math:`\eta_{swa}` at the end, >= 0.
+    anneal_epochs : int, default 10
+        Number of epochs until the rate is reached, >= 0.
+    anneal_strategy : {'cos', 'linear'}, default 'cos'
+        The shape of the transition.
+
+    References
+    ----------
+    Izmailov et al. (2018), Averaging Weights Leads to Wider Optima and Better Generalization.
+
+    Examples
+    --------
+    >>> SWALR(1.0, swa_lr=0.5, anneal_epochs=4).lr_at([0, 2, 4, 6]).round(3).tolist()
+    [1.0, 0.75, 0.5, 0.5]
+    """
+
+    def __init__(
+        self,
+        base_lr: float | Sequence[float] = 1e-3,
+        swa_lr: float = 1e-3,
+        anneal_epochs: int = 10,
+        anneal_strategy: str = 'cos',
+        last_epoch: int = 0,
+    ):
+        self.swa_lr = NON_NEGATIVE.check('swa_lr', swa_lr)
+        self.anneal_epochs = COUNT.check('anneal_epochs', anneal_epochs)
+        self.anneal_strategy = OneOf(('cos', 'linear')).check('anneal_strategy', anneal_strategy)
+        super().__init__(base_lr, last_epoch)
+
+    def formula(self, epoch: Array, base_lr: Scalar) -> Scalar:
+        remaining = jnp.maximum(self.anneal_epochs - epoch, 0) / max(self.anneal_epochs, 1)
+        share = half_cosine(remaining) if self.anneal_strategy == 'cos' else remaining
+        return interpolate(self.swa_lr, base_lr, share)
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):

@@ -28,7 +28,10 @@ class Saved:
         The result consists of nested dicts and lists of strings, numbers and NumPy arrays, which later updates do not
         change.
         """
-        return checkpoint.state_dict(self._core)
+        hooks = self._core.hooks
+        for hook in hooks.of('state_dict_pre'):
+            hook(self)
+        return hooks.changed_by('state_dict_post', self, checkpoint.state_dict(self._core))
 
     def load_state_dict(
         self, state_dict: Mapping[str, Tree], strict: bool = True, rename: Mapping[str, str] | None = None
@@ -51,7 +54,13 @@ class Saved:
             If the algorithm, fixed arguments, schedules, names, shapes, dtypes, units or flags differ, or if a number
             is out of the range of its option. The error lists all differences, and nothing has changed.
         """
-        return checkpoint.load_state_dict(self._core, state_dict, strict, rename)
+        hooks = self._core.hooks
+        if hooks.by_event:
+            state_dict = hooks.changed_by('load_state_dict_pre', self, dict(state_dict))
+        problems = checkpoint.load_state_dict(self._core, state_dict, strict, rename)
+        for hook in hooks.of('load_state_dict_post'):
+            hook(self)
+        return problems
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the :meth:`state_dict` to an ``.npz``, ``.safetensors`` or ``.msgpack`` file, whole or not at all.

@@ -58,6 +58,12 @@ def sequential(t: Any, o: Any, parts: list[Any], milestones: list[int]) -> Any:
     return t.SequentialLR(o, parts, milestones)
 
 
+def torch_swalr(*args: Any) -> Any:
+    from torch.optim.swa_utils import SWALR
+
+    return SWALR(*args)
+
+
 CASES = [
     Case('ConstantLR', lambda: s.ConstantLR(0.1, 0.25, 7), lambda t, o: t.ConstantLR(o, 0.25, 7)),
     Case('ConstantLR-always', lambda: s.ConstantLR(0.1, 1.0, 0), lambda t, o: t.ConstantLR(o, 1.0, 0)),
@@ -86,6 +92,20 @@ CASES = [
         lambda t, o: t.MultiplicativeLR(o, [lambda epoch: 0.95, shrink]),
         base=(0.1, 0.2),
     ),
+    Case(
+        'SWALR',
+        lambda: s.SWALR([0.1, 0.3], 0.02, 15),
+        lambda t, o: torch_swalr(o, 0.02, 15),
+        base=(0.1, 0.3),
+        holds_from=15,
+    ),
+    Case(
+        'SWALR-linear',
+        lambda: s.SWALR(0.1, 0.5, 7, 'linear'),
+        lambda t, o: torch_swalr(o, 0.5, 7, 'linear'),
+        holds_from=7,
+    ),
+    Case('SWALR-0', lambda: s.SWALR(0.1, 0.5, 0), lambda t, o: torch_swalr(o, 0.5, 0), holds_from=0),
     Case(
         'CosineAnnealingLR',
         lambda: s.CosineAnnealingLR(0.1, 40, 0.01),
