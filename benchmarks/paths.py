@@ -119,7 +119,7 @@ def path(make: Callable[[Any], optim.Optimizer], problem: Problem, rate: Array, 
 
 
 def best_path(make: Callable[[Any], optim.Optimizer], problem: Problem) -> dict[str, Any]:
-    """Return the rate with the smallest mean logarithm of all losses, its last losses, and the path of the first seed."""
+    """Return the rate with the smallest mean log of all losses, its last losses, and the path of the first seed."""
     keys = jax.random.split(jax.random.key(0), N_SEEDS)
     over_seeds = jax.vmap(lambda rate, key: path(make, problem, rate, key), (None, 0))
     paths = jax.jit(jax.vmap(over_seeds, (0, None)))(jnp.asarray(RATES, jnp.float32), keys)
