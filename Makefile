@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check
 
-.PHONY: demo test slow torch lint types doctest docs bench gpu smoke golden check clean
+.PHONY: demo test slow torch lint types doctest docs bench paths gpu smoke golden check dist clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/examples.stamp
@@ -40,6 +40,9 @@ docs: $(VENV)/docs.stamp
 bench: $(VENV)/benchmarks.stamp  # OUTPUT=benchmarks/results records the results for the docs
 	$(BIN)/python -m benchmarks $(if $(OUTPUT),--output $(OUTPUT))
 
+paths: $(VENV)/benchmarks.stamp  # record the paths of the optimizers on two functions for the docs
+	$(BIN)/python -m benchmarks.paths --output benchmarks/results/paths.json
+
 gpu: $(VENV)/benchmarks.stamp  # measures nothing if jax finds no GPU
 	$(BIN)/python -m benchmarks.gpu $(if $(OUTPUT),--output $(OUTPUT))
 
@@ -53,6 +56,11 @@ golden: $(VENV)/dev.stamp $(VENV)/test.stamp
 	$(BIN)/python tests/golden/record_states.py
 
 check: test slow lint types doctest docs
+
+dist: $(VENV)/release.stamp  # build the archives of a release
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf $(VENV) docs/_build

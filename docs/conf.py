@@ -6,9 +6,11 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 import gallery  # noqa: E402
+import paths  # noqa: E402
 import speed  # noqa: E402
 
 gallery.write(HERE)
+paths.write(HERE)
 speed.write(HERE)
 
 project = 'braintools_optim'

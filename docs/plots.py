@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -15,7 +16,7 @@ GREY = '#808080'
 def save(figure: Figure, path: Path) -> None:
     """Save a figure without a background, with grey axes and labels."""
     for text in figure.findobj(Text):
-        if text.get_color() in ('black', 'k'):
+        if same_color(text.get_color(), 'black'):
             text.set_color(GREY)
     for ax in figure.axes:
         ax.tick_params(which='both', color=GREY, labelcolor=GREY)

@@ -20,10 +20,11 @@ def write(folder: Path) -> None:
     if not results:
         page += ['No results are recorded. `make bench` runs the benchmarks and prints the results.', '']
     for result in [result for result in results if 'steps' in result][-1:]:
-        figure = Figure(figsize=(7, 2.8), layout='constrained')
+        figure = Figure(figsize=(9, 4), layout='constrained')
         draw(figure, result)
         save(figure, folder / 'gallery' / 'speed.png')
-        page += [*tables(result), '![Update time by number of leaves and by number of weights](gallery/speed.png)', '']
+        page += ['![Time of an update by each library, and by the number of weights](gallery/speed.png)', '']
+        page += tables(result)
     for result in [result for result in results if 'bandwidth' in result][-1:]:
         page += ['## On a GPU', '', *gpu_table(result)]
     page += ['To repeat the measurements, run `make bench`, or `make gpu` on a GPU.', '']
@@ -31,12 +32,21 @@ def write(folder: Path) -> None:
 
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
-    """Plot the time of an update against the number of leaves and the number of weights."""
-    left, right = figure.subplots(1, 2, sharey=True)
-    for ax, rows, x in ((left, result['by leaves'], 'leaves'), (right, result['by weights'], 'weights')):
-        for peer in rows[0]['ms']:
-            ax.loglog([row[x] for row in rows], [row['ms'][peer] for row in rows], marker='o', label=peer)
-        ax.set_xlabel(f'{x} in 4 leaves' if x == 'weights' else x)
+    """Plot the time of an update by each library, and the time against the number of weights."""
+    left, right = figure.subplots(1, 2)
+    rows = [row for row in result['steps'] if row['clip']]
+    peers = [peer for peer in rows[0]['ms'] if peer != 'by hand']
+    for i, peer in enumerate(peers):
+        at = [y + (i - len(peers) / 2) * 0.13 for y, row in enumerate(rows) if peer in row['ms']]
+        left.barh(at, [row['ms'][peer] for row in rows if peer in row['ms']], height=0.12, color=f'C{i}', label=peer)
+    left.set(xscale='log', xlabel='update of Adam with clipping (ms)', yticks=range(len(rows)))
+    left.set_yticklabels([row['what'].replace(' of ', '\nof ') for row in rows])
+    left.invert_yaxis()
+    rows = result['by weights']
+    for peer in rows[0]['ms']:
+        times = [row['ms'][peer] for row in rows]
+        right.loglog([row['weights'] for row in rows], times, marker='o', label=peer, color=f'C{peers.index(peer)}')
+    right.set(xlabel='weights in 4 leaves', ylabel='update of Adam with clipping (ms)')
+    for ax in (left, right):
         ax.spines['right'].set_visible(False)
-    left.set_ylabel('time of an update (ms)')
-    left.legend()
+    left.legend(frameon=False, fontsize=8)

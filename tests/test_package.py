@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 from installing import ROOT, build_wheel, copy_checkout, environment, run
+
+import braintools_optim
 
 CHECK = """
 import importlib.util
@@ -82,3 +86,10 @@ def test_bare_checkout(checkout: Path) -> None:
     assert Path(found) == checkout / 'braintools_optim' / '__init__.py'
     (checkout / 'test_it.py').write_text('def test_it():\n' + ''.join(f'    {line}\n' for line in CHECK.splitlines()))
     run(sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', 'test_it.py', cwd=checkout)
+
+
+def test_versions_agree() -> None:
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+    cited = re.search(r'^version: (.*)$', (ROOT / 'CITATION.cff').read_text(), re.MULTILINE)
+    assert cited is not None
+    assert project['version'] == cited[1] == braintools_optim.__version__
