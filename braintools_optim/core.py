@@ -12,6 +12,7 @@ import brainstate
 import brainunit
 import jax
 import jax.numpy as jnp
+import optax
 from jax.core import Tracer
 
 from braintools_optim.compiled.access import inside_transformation
@@ -25,6 +26,7 @@ from braintools_optim.options.types import ArrayOrQuantity, Options, Tree
 from braintools_optim.param_groups import GroupSpec
 from braintools_optim.settings import OptimState, Settings
 from braintools_optim.step.accumulation import first_accumulation
+from braintools_optim.step.gradients import first_norm, first_transforms
 from braintools_optim.step.group import Group
 from braintools_optim.step.metrics import first_metrics
 from braintools_optim.step.policy import WeightPolicy
@@ -47,6 +49,7 @@ class Arguments:
     constraints: Mapping[Predicate, Projection] | None
     norm_unit: Literal['own'] | brainunit.Unit | Sequence[brainunit.Unit] | None
     loss_scale: DynamicLossScale | float | None
+    gradient_transform: optax.GradientTransformationExtraArgs | None
 
 
 @dataclass(eq=False)
@@ -122,9 +125,12 @@ class Core:
         policy, frozen = self.policy_with(fresh), set(self.settings.frozen)
         for predicate, freezing in self.freezing:
             (frozen.update if freezing else frozen.difference_update)(selected(predicate, fresh))
-        for spec in specs:
-            policy, more = spec.treatment.applied(policy, {key: fresh[key] for key in spec.group.keys})
+        for index, spec in enumerate(specs, len(self.groups)):
+            policy, more = spec.treatment.applied(policy, {key: fresh[key] for key in spec.group.keys}, index)
             frozen.update(more)
+        if self.arguments.gradient_transform is not None:
+            transforms = {**policy.transforms, 'all': (tuple(weights.keys), self.arguments.gradient_transform)}
+            policy = replace(policy, transforms=transforms)
         states = []
         for index, (group, own) in enumerate(zip(groups, options, strict=True), len(self.groups)):
             leaves = {key: fresh[key] for key in group.keys}
@@ -132,10 +138,12 @@ class Core:
         state = functools.reduce(merge_states, states)
         weights.strengthen_types()
         add_options()
+        state = state if self.opt_state is None else merge_states(self.opt_state.value, state)
+        running = merge_running(state.running, first_running(policy, weights.read()))
         if self.opt_state is None:
-            self.opt_state = OptimState(replace(state, running=self.first_running()))
+            self.opt_state = OptimState(replace(state, running=running))
         else:
-            self.opt_state.value = merge_states(self.opt_state.value, state)
+            self.opt_state.value = replace(state, running=running)
         self.weights, self.groups, self.policy = weights, [*self.groups, *groups], policy
         if frozen != self.settings.frozen:
             self.settings.freeze(frozen)
@@ -186,7 +194,7 @@ class Core:
 
     def first_running(self) -> dict[str, Tree]:
         """Return the numbers over all parameters before the first update."""
-        return {} if self.policy.accumulation is None else {'accumulation': first_accumulation()}
+        return first_running(self.policy, self.weights.read())
 
     def restarted(
         self, index: int, leaves: Mapping[str, ArrayOrQuantity], frozen: Set[str] = frozenset()
@@ -257,6 +265,27 @@ class Core:
         self.opt_state.value = replace(state, slots=slots, stage_slots=stage_slots)
         frozen = self.settings.frozen
         self.settings.freeze(frozen.union(names) if freezing else frozen.difference(names))
+
+
+def first_running(policy: WeightPolicy, weights: Mapping[str, jax.Array]) -> dict[str, Tree]:
+    """Return the numbers over all parameters before the first update."""
+    running: dict[str, Tree] = {}
+    if policy.accumulation is not None:
+        running['accumulation'] = first_accumulation()
+    if policy.transforms:
+        running['transforms'] = first_transforms(policy, weights)
+    if policy.on_spike != 'ignore':
+        running['norm'] = first_norm()
+    return running
+
+
+def merge_running(before: Mapping[str, Tree], first: Mapping[str, Tree]) -> dict[str, Tree]:
+    """Return the numbers over all parameters after further weights. A transformation of all gradients starts again."""
+    merged = {**first, **before}
+    if 'transforms' in first:
+        of_groups = {name: state for name, state in before.get('transforms', {}).items() if name != 'all'}
+        merged['transforms'] = {**first['transforms'], **of_groups}
+    return merged
 
 
 def check_options(rule: Rule, options: Hyperparameters) -> None:

@@ -13,6 +13,7 @@ import brainstate
 import brainunit
 import jax
 import jax.numpy as jnp
+import optax
 from jax.typing import DTypeLike
 
 from braintools_optim.compiled.access import is_traced
@@ -46,6 +47,7 @@ from braintools_optim.step.arguments import (
 )
 from braintools_optim.step.averages import Average, average_stage, check_average
 from braintools_optim.step.diagnosis import Diagnosis
+from braintools_optim.step.gradients import check_transform
 from braintools_optim.step.metrics import first_metrics
 from braintools_optim.step.policy import Accumulation, WeightPolicy
 from braintools_optim.step.rule import Extra, Rule
@@ -173,6 +175,16 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Hooked, Rule, BuiltNode)
         and counts. Gradients that are not finite are left out with ``on_nonfinite='skip'``.
     accumulate : {'mean', 'sum'}, default 'mean'
         Whether the accumulated gradients are averaged or added.
+    gradient_transform : optax.GradientTransformation or callable, optional
+        Transformation of the gradients before clipping, such as ``optax.add_noise(...)``, or a function from the dict
+        of all gradients by name to such a dict. A group may have one for the group's gradients, too.
+    on_spike : {'ignore', 'skip', 'clip'}, default 'ignore'
+        The treatment of gradients whose norm is more than ``spike_factor`` times the running norm: the update is
+        skipped and counted as skipped, or the gradients are scaled to this bound. The first 10 updates only observe.
+    spike_factor : float, default 3.0
+        Factor of the running norm above which a norm is a spike, > 0.
+    spike_decay : float, default 0.98
+        Decay rate of the running norm, in [0, 1). A spike enters the running norm as its bound.
     average : Average, optional
         Average of the weights to keep, such as ``EMA(0.999)``, ``SWA(start=1000)`` or ``Polyak()``, for
         :meth:`eval_weights`. Optimizers that have evaluation weights of their own refuse it.
@@ -204,6 +216,13 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Hooked, Rule, BuiltNode)
     accumulate_steps: Annotated[int, Argument(Number(AT_LEAST_ONE, integer=True).check)] = 1
     accumulate: Annotated[Literal['mean', 'sum'], Argument(Choice(('mean', 'sum')).check)] = 'mean'
     average: Annotated[Average | None, Argument(check_average)] = None
+    gradient_transform: Annotated[
+        optax.GradientTransformation | Callable[[dict[str, jax.Array]], Mapping[str, jax.Array]] | None,
+        Argument(check_transform),
+    ] = None
+    on_spike: Annotated[Literal['ignore', 'skip', 'clip'], Argument(Choice(('ignore', 'skip', 'clip')).check)] = (
+        'ignore'
+    )
     stages: Annotated[Sequence[Stage], Argument(check_stages)] = ()
 
     def __init_subclass__(cls, **arguments: object) -> None:
@@ -225,13 +244,16 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Hooked, Rule, BuiltNode)
             self.opt_state = None
             self.metrics_state = OptimState(first_metrics(0)) if records else None
             settings = Settings(cls, lr, options, self.step_count)
-            arguments = Arguments(self.no_decay, self.constraints, self.norm_unit, self.loss_scale)
+            arguments = Arguments(
+                self.no_decay, self.constraints, self.norm_unit, self.loss_scale, self.gradient_transform
+            )
             steps = int(self.accumulate_steps)
             policy = WeightPolicy(
                 with_stages(self.stages, last_stages(self.average, self.accumulate_steps)),
                 state_dtype=None if self.state_dtype is None else jnp.dtype(self.state_dtype),
                 master_weights=self.master_weights,
                 metrics=records,
+                on_spike=self.on_spike,
                 accumulation=None if steps == 1 else Accumulation(steps, self.accumulate),
             )
             did_update = OptimState(jnp.ones((), bool))

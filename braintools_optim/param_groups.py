@@ -14,6 +14,7 @@ from braintools_optim.options.number import ReadsAsNumber
 from braintools_optim.options.types import OptionValue, Tree
 from braintools_optim.schedulers.base import LRScheduler
 from braintools_optim.settings import Check, GroupOptions, Settings, as_plain
+from braintools_optim.step.gradients import check_transform
 from braintools_optim.step.group import Group
 from braintools_optim.step.policy import Treatment
 from braintools_optim.step.rule import Rule
@@ -31,6 +32,7 @@ OF_THE_WHOLE = (
     'master_weights',
     'stages',
     'average',
+    'on_spike',
     'accumulate_steps',
     'accumulate',
 )
@@ -51,13 +53,14 @@ def group_spec(optimizer: Rule, keys: list[str], params: Tree, value: GroupValue
     if isinstance(value, Rule):
         check_group_optimizer(value, optimizer)
         inner: Any = value
-        treatment = Treatment(inner.no_decay, inner.constraints or {})
+        treatment = Treatment(inner.no_decay, inner.constraints or {}, None, inner.gradient_transform)
         return GroupSpec(Group(keys, params, value), GroupOptions({}, inner.settings), treatment)
     options = dict(value or {})
     no_decay, freeze = (everything_if(options.pop(name, None)) for name in ('no_decay', 'freeze'))
     constraints: Any = options.pop('constraints', None) or {}
     constraints = constraints if isinstance(constraints, Mapping) else {'*': constraints}
-    treatment = Treatment(no_decay, constraints, freeze)
+    transform = check_transform('gradient_transform', options.pop('gradient_transform', None))
+    treatment = Treatment(no_decay, constraints, freeze, transform)
     return GroupSpec(Group(keys, params, optimizer), GroupOptions(options), treatment)
 
 

@@ -12,10 +12,11 @@ from braintools_optim.options.hyperparameters import Hyperparameters
 from braintools_optim.options.hyperparameters import replace as with_values
 from braintools_optim.options.types import Options, Tree
 from braintools_optim.settings import OptionValues
+from braintools_optim.step.inputs import GroupInputs, Inputs, Outcome
 from braintools_optim.step.policy import WeightPolicy
 from braintools_optim.step.rule import Extra
 from braintools_optim.step.state import OptimizerState, init_state
-from braintools_optim.step.step import GroupInputs, Inputs, Outcome, step
+from braintools_optim.step.step import step
 
 __all__ = ['PureStep']
 

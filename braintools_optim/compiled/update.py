@@ -34,11 +34,12 @@ from braintools_optim.options.types import ArrayOrQuantity, Tree
 from braintools_optim.settings import OptimState
 from braintools_optim.step.accumulation import accumulating_step
 from braintools_optim.step.diagnosis import Diagnosis
+from braintools_optim.step.inputs import GroupInputs, Inputs, Outcome
 from braintools_optim.step.metrics import next_metrics, warn_of_skips
 from braintools_optim.step.policy import Accumulation
 from braintools_optim.step.rule import Extra
 from braintools_optim.step.state import OptimizerState
-from braintools_optim.step.step import MANY, GroupInputs, Inputs, Outcome, check_gradients, step
+from braintools_optim.step.step import MANY, check_gradients, step
 from braintools_optim.weights.precision import compute_dtype
 from braintools_optim.weights.units import warn_of_mixed_norms
 
@@ -267,9 +268,9 @@ class Updater:
         self.warn_of_units(shared)
         scale = scaling if scale_before is None else scale_before['scale']
         inputs = Inputs(shared, groups, weights, found, state, extra, scale, call.dynamic)
-        new, did_update = self.stepped(inputs, call)
-        count = count + (1 if did_update is None else did_update.astype(count.dtype))
-        if new.finite is not None and (call.dynamic or shared.on_nonfinite == 'skip'):
+        new = self.stepped(inputs, call)
+        count = count + (1 if new.applied is None else new.applied.astype(count.dtype))
+        if inputs.counts_skips(core.policy):
             warn_of_skips(new.state.skipped[1], shared.max_consecutive_skips)
         # an update that raises leaves all States as they were
         required = new.finite if shared.on_nonfinite == 'raise' and not call.dynamic else None
@@ -278,22 +279,23 @@ class Updater:
             after.append(core.dynamic_loss_scale.after(scale_before, new.finite))
         if metrics_before is not None:
             rates = [hp.lr for hp in parts]
-            metrics = next_metrics(metrics_before, new.metrics, rates, new.state.skipped[0], count, did_update)
-            if required is not None:
-                metrics = {name: jnp.where(required, x, metrics_before[name]) for name, x in metrics.items()}
+            metrics = next_metrics(metrics_before, new.metrics, rates, new.state.skipped[0], count, new.applied)
+            kept = required if core.policy.accumulation is None else new.applied
+            if kept is not None:
+                skipped = {} if required is not None else {'skipped': metrics['skipped']}
+                metrics = {name: jnp.where(kept, x, metrics_before[name]) for name, x in metrics.items()} | skipped
             after.append(metrics)
         if core.policy.accumulation is not None:
-            after.append(did_update)
+            after.append(new.applied)
         leaves = [new.weights[key] for key in weights]
         return deferred((new.state, core.weights.structure.unflatten(leaves), after, required))
 
-    def stepped(self, inputs: Inputs, call: Call) -> tuple[Outcome, jax.Array | None]:
-        """Return the outcome of a step or of one batch of it, and whether the weights are updated, None if always."""
-        how = self.core.policy.accumulation
-        if how is not None:
-            return accumulating_step(self.core.policy, inputs, how, call.flush)
-        new = step(self.core.policy, inputs)
-        return new, new.finite
+    def stepped(self, inputs: Inputs, call: Call) -> Outcome:
+        """Return the outcome of a step, or of one batch of it if gradients are accumulated."""
+        policy = self.core.policy
+        if policy.accumulation is None:
+            return step(policy, inputs)
+        return accumulating_step(policy, inputs, policy.accumulation, call.flush)
 
     def matched(
         self, gradients: Tree, weights: Mapping[str, jax.Array], frozen: frozenset[str], call: Call

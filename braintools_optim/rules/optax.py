@@ -13,6 +13,7 @@ import optax
 from braintools_optim.learning_rate import LearningRate
 from braintools_optim.optimizer import Optimizer
 from braintools_optim.options import Hyperparameters, WeightDecay
+from braintools_optim.options.fields import fields_of
 from braintools_optim.options.types import ArrayOrQuantity, Options, Tree
 from braintools_optim.rules.loss import loss_of_leaves
 from braintools_optim.rules.shared_options import SharedOptions
@@ -136,6 +137,19 @@ class OptaxOptimizer(OptaxRule):
         return super().group_direction(g, w, state, hp, info)
 
 
+CANNOT = (
+    'groups',
+    'constraints',
+    'master_weights',
+    'loss_scale',
+    'average',
+    'accumulate_steps',
+    'gradient_transform',
+    'on_spike',
+    'replaces_gradient',
+)
+
+
 class ToOptaxState(NamedTuple):
     """The state of :func:`to_optax`: the number of updates, and the optimizer state."""
 
@@ -159,8 +173,9 @@ def to_optax(optimizer: Optimizer) -> optax.GradientTransformationExtraArgs:
     >>> updates['w'].tolist()
     [-0.5, -0.5]
     """
-    for name in ('groups', 'constraints', 'master_weights', 'loss_scale', 'average', 'replaces_gradient'):
-        if getattr(optimizer, name):
+    fields = fields_of(type(optimizer))
+    for name in CANNOT:
+        if getattr(optimizer, name) != (fields[name].default if name in fields else False):
             raise ValueError(f'Invalid {name}={getattr(optimizer, name)!r}. An optax transformation cannot have it.')
     pure = optimizer.as_pure_step()
 

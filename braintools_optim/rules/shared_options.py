@@ -7,6 +7,7 @@ from typing import Literal, TypedDict
 
 import brainunit
 import jax
+import optax
 from jax.typing import DTypeLike
 
 from braintools_optim.constraints import Constraint
@@ -45,6 +46,10 @@ class SharedOptions(TypedDict, total=False):
     master_weights: bool
     metrics: bool
     average: Average | None
+    gradient_transform: optax.GradientTransformation | Callable[[dict[str, jax.Array]], Mapping[str, jax.Array]] | None
+    on_spike: Literal['ignore', 'skip', 'clip']
+    spike_factor: Schedulable
+    spike_decay: Schedulable
     accumulate_steps: int
     accumulate: Literal['mean', 'sum']
     stages: Sequence[Stage]

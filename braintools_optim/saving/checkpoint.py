@@ -247,7 +247,23 @@ def named(path: Iterable[object]) -> str:
 
 def to_arrays(tree: Tree) -> Arrays:
     """Return copies of the leaves of a tree as NumPy arrays, by path."""
-    return {named(path): np.array(leaf) for path, leaf in tree_flatten_with_path(tree)[0]}
+    return {named(path): np.array(without_key(leaf)) for path, leaf in tree_flatten_with_path(tree)[0]}
+
+
+def is_key(x: object) -> bool:
+    """Return whether ``x`` is an array of random keys, such as a gradient transformation may keep."""
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def without_key(x: Tree) -> Tree:
+    """Return random keys as integers, anything else unchanged."""
+    return jax.random.key_data(x) if is_key(x) else x
+
+
+def taken(reading: Reading, name: str, leaf: Tree, label: str | None = None) -> Tree:
+    """Return the array that was saved in the place of ``leaf``."""
+    array = reading.take(name, without_key(leaf), label)
+    return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf)) if is_key(leaf) else array
 
 
 def from_arrays(reading: Reading, tree: Tree, left_out: tuple[str, ...] = ()) -> Tree:
@@ -257,7 +273,7 @@ def from_arrays(reading: Reading, tree: Tree, left_out: tuple[str, ...] = ()) ->
 
     def take(path: Iterable[object], leaf: jax.Array) -> jax.Array:
         name = named(path)
-        return leaf if name.startswith(left_out) else reading.take(name, leaf)
+        return leaf if name.startswith(left_out) else taken(reading, name, leaf)
 
     restored = jax.tree_util.tree_map_with_path(take, tree)
     reading.finish()
@@ -300,7 +316,7 @@ def optimizer_state_from(
             whose = trees.get(weight, weight)
             name = named((*path[:at], DictKey(old_names[weight]), *path[at + 1 :])) if weight in old_names else ''
         before = len(reading.problems)
-        found.append((whose, leaf, reading.take(name, leaf, named(path))))
+        found.append((whose, leaf, taken(reading, name, leaf, named(path))))
         if len(reading.problems) > before:
             misfits.add(whose)
     reading.finish()

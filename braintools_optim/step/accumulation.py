@@ -11,11 +11,13 @@ import jax.numpy as jnp
 
 from braintools_optim.options.hyperparameters import Hyperparameters
 from braintools_optim.options.types import Tree
+from braintools_optim.step.gradients import all_finite
+from braintools_optim.step.inputs import Inputs, Outcome
 from braintools_optim.step.policy import Accumulation, WeightPolicy
 from braintools_optim.step.rule import Extra
 from braintools_optim.step.stage import Stage
 from braintools_optim.step.state import OptimizerState
-from braintools_optim.step.step import Inputs, Outcome, all_finite, next_skipped, step
+from braintools_optim.step.step import next_skipped, step
 from braintools_optim.weights.precision import compute_dtype, from_working, to_working
 
 __all__ = ['ACCUMULATOR', 'accumulating_step', 'first_accumulation']
@@ -37,8 +39,8 @@ def first_accumulation() -> dict[str, Array]:
     return {'batches': jnp.zeros(2, jnp.int32), 'value': jnp.zeros((), jnp.result_type(float))}
 
 
-def accumulating_step(policy: WeightPolicy, inputs: Inputs, how: Accumulation, flush: bool) -> tuple[Outcome, Array]:
-    """Add the gradients of one batch and, once there are enough, update; return the outcome and whether it updated.
+def accumulating_step(policy: WeightPolicy, inputs: Inputs, how: Accumulation, flush: bool) -> Outcome:
+    """Add the gradients of one batch and, once there are enough, update.
 
     ``finite`` of the outcome is whether the gradients of this batch are finite, None if they were not checked.
     """
@@ -69,15 +71,15 @@ def accumulating_step(policy: WeightPolicy, inputs: Inputs, how: Accumulation, f
         empty = with_sums(now, {k: jnp.zeros_like(x) for k, x in sums.items()}, now.running['accumulation'])
         extra = {**inputs.extra, 'value': value / divisor.astype(value.dtype)} if 'value' in inputs.extra else {}
         new = step(policy, replace(waiting, gradients=gradients, state=empty, extra=extra))
-        return new._replace(finite=jnp.ones((), bool) if new.finite is None else new.finite)
+        return new._replace(finite=None, applied=jnp.ones((), bool) if new.applied is None else new.applied)
 
     def wait() -> Outcome:
         shapes = jax.eval_shape(update)
         metrics: dict[str, Tree] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.metrics)
-        return Outcome(dict(inputs.weights), now, jnp.zeros((), bool), metrics)
+        return Outcome(dict(inputs.weights), now, None, jnp.zeros((), bool), metrics)
 
-    new = jax.lax.cond(due & (counts[0] > 0), update, wait)
-    return new._replace(finite=finite), new.finite
+    new: Outcome = jax.lax.cond(due & (counts[0] > 0), update, wait)
+    return new._replace(finite=finite)
 
 
 def contribution(x: Array, total: Array, scale: Array | None, finite: Array | None, zero: bool) -> Array:

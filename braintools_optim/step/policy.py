@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import optax
 from jax.typing import DTypeLike
 
 from braintools_optim.constraints import Constraint, Projection, bound, chained
@@ -38,6 +39,12 @@ class WeightPolicy:
     master_weights: bool = False
     metrics: bool = False
     accumulation: Accumulation | None = None
+    transforms: Mapping[str, tuple[tuple[str, ...], optax.GradientTransformationExtraArgs]] = field(
+        default_factory=dict
+    )
+    """Transformations of gradients before clipping, with the names of the parameters, by 'all' or a group's number."""
+    on_spike: str = 'ignore'
+    """The treatment of gradients whose norm is far above the running norm: ``'ignore'``, ``'skip'`` or ``'clip'``."""
     changes_only: bool = False
     """Whether a step returns the changes of the parameters instead of the parameters."""
 
@@ -49,11 +56,16 @@ class Treatment:
     no_decay: Predicate | None = None
     constraints: Mapping[Predicate, Projection] = field(default_factory=dict)
     freeze: Predicate | None = None
+    gradient_transform: optax.GradientTransformationExtraArgs | None = None
 
-    def applied(self, policy: WeightPolicy, weights: Mapping[str, ArrayOrQuantity]) -> tuple[WeightPolicy, list[str]]:
+    def applied(
+        self, policy: WeightPolicy, weights: Mapping[str, ArrayOrQuantity], index: int
+    ) -> tuple[WeightPolicy, list[str]]:
         """Return a policy that also treats the weights of the group, and the names of the weights to freeze."""
         chosen, frozen = ([] if p is None else selected(p, weights) for p in (self.no_decay, self.freeze))
         constraints, outer = bound(self.constraints, weights), policy.constraints
         chains = {key: chained((outer[key], c)) if key in outer else c for key, c in constraints.items()}
         undecayed = policy.undecayed.union(chosen)
-        return replace(policy, undecayed=undecayed, constraints={**outer, **chains}), frozen
+        own = {} if self.gradient_transform is None else {str(index): (tuple(weights), self.gradient_transform)}
+        transforms = {**policy.transforms, **own}
+        return replace(policy, undecayed=undecayed, constraints={**outer, **chains}, transforms=transforms), frozen

@@ -13,6 +13,7 @@ from braintools_optim.options.fields import LAST, OVER_ALL, Option
 from braintools_optim.options.hyperparameters import Hyperparameters
 from braintools_optim.options.kinds import (
     AT_LEAST_ZERO,
+    BELOW_ONE,
     POSITIVE,
     POSITIVE_AND_FINITE,
     DecayRate,
@@ -48,6 +49,8 @@ class StageOptions(Centralization):
     on_nonfinite: Annotated[Literal['ignore', 'skip', 'zero', 'raise'], OVER_ALL] = 'ignore'
     max_consecutive_skips: Annotated[Period, OVER_ALL] = 20
     rounding: Annotated[Literal['nearest', 'stochastic'], OVER_ALL] = 'nearest'
+    spike_factor: Annotated[Schedulable, Number(POSITIVE_AND_FINITE), OVER_ALL] = 3.0
+    spike_decay: Annotated[Schedulable, Number(BELOW_ONE, decay=True), OVER_ALL] = 0.98
     weight_decay = Option[Schedulable](0.0, Number(AT_LEAST_ZERO, off_at_zero=True))
     decoupled_weight_decay = Option[bool](False, Flag())
     lr_scale = Option[Schedulable](1.0, Number(AT_LEAST_ZERO))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,16 @@ from braintools_optim.options.hyperparameters import Hyperparameters, values_of
 from braintools_optim.options.hyperparameters import replace as with_values
 from braintools_optim.options.types import Tree
 from braintools_optim.step.clipping import global_norm, norm_clip_factor
+from braintools_optim.step.gradients import checked, scaled_norm, transformed, without_spikes
+from braintools_optim.step.inputs import Inputs, Outcome
 from braintools_optim.step.policy import WeightPolicy
-from braintools_optim.step.rule import Extra, GroupInfo, GroupRule, Rule, Slots
+from braintools_optim.step.rule import GroupInfo, GroupRule, Rule, Slots
 from braintools_optim.step.stage import Context, Leaf, keep_if_finite
 from braintools_optim.step.stages import DIRECTION, apply_stages, master_or_cast
-from braintools_optim.step.state import OptimizerState, slots_of
+from braintools_optim.step.state import slots_of
 from braintools_optim.weights.precision import cast_floats, to_working
 
-__all__ = ['MANY', 'GroupInputs', 'Inputs', 'Outcome', 'check_gradients', 'step']
+__all__ = ['MANY', 'check_gradients', 'next_skipped', 'step']
 
 Array = jax.Array
 T = TypeVar('T')
@@ -33,51 +35,14 @@ MANY = 8
 """The number of parameters from which on scalars are hidden from XLA's CPU fusion."""
 
 
-class GroupInputs(NamedTuple):
-    """The leaf names, the options and the rule of a group."""
-
-    names: Sequence[str]
-    hp: Hyperparameters
-    rule: Rule
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The inputs of one step."""
-
-    shared: Hyperparameters
-    """The options that concern all groups together."""
-    groups: Sequence[GroupInputs]
-    weights: Mapping[str, Array]
-    gradients: Mapping[str, Array]
-    """The gradients by name. A parameter without a gradient stays as it is."""
-    state: OptimizerState
-    extra: Extra
-    """The arguments of a rule besides gradients, see :class:`GroupInfo`."""
-    loss_scale: Array | None = None
-    skip_nonfinite: bool = False
-
-
-class Outcome(NamedTuple):
-    """The results of a step: ``finite`` is None if it was not checked, ``metrics`` are numbers for the metrics."""
-
-    weights: dict[str, Array]
-    state: OptimizerState
-    finite: Array | None
-    metrics: dict[str, Tree]
-
-
 def step(policy: WeightPolicy, inputs: Inputs) -> Outcome:
     """Return new parameters (or only their changes), the new optimizer state, and numbers for the metrics."""
     check_gradients(inputs.weights, inputs.gradients)
+    inputs, finite = transformed(policy, *checked(inputs))
+    inputs, applied, calm = without_spikes(policy, inputs, finite)
     shared, state = inputs.shared, inputs.state
-    skips = inputs.skip_nonfinite or shared.on_nonfinite in ('skip', 'raise')
-    finite = all_finite(inputs.gradients) if skips else None
-    if shared.on_nonfinite == 'zero' and not skips:
-        gradients = {key: jnp.where(jnp.isfinite(g), g, 0) for key, g in inputs.gradients.items()}
-        inputs = replace(inputs, gradients=gradients)
     norms = norms_over(shared, policy, inputs)
-    factors = clip_factors(shared, norms, inputs, finite)
+    factors = clip_factors(shared, norms, inputs, applied, calm)
     counts, places = next_counts(inputs), {key: i for i, key in enumerate(inputs.weights)}
     traced = {group.rule: traced_once(group.rule, policy) for group in inputs.groups}
     new_weights = dict(inputs.weights)
@@ -89,7 +54,7 @@ def step(policy: WeightPolicy, inputs: Inputs) -> Outcome:
         group_counts = counts
         if list(names) != list(inputs.weights):
             group_counts = counts[np.array([places[key] for key in names], np.int32)]
-        context = context_of(rule, policy, inputs, hp, factor, finite)
+        context = context_of(rule, policy, inputs, hp, factor, applied)
         run = Run(rule, policy, inputs, places, traced[rule])
         if isinstance(rule, GroupRule):
             leaves, groups[str(index)] = run.update_together(rule, str(index), names, context, group_counts)
@@ -104,14 +69,14 @@ def step(policy: WeightPolicy, inputs: Inputs) -> Outcome:
     counted = without_pauses(counts, inputs, places)
     after = replace(
         state,
-        step=counted if finite is None else jnp.where(finite, counted, state.step),
-        skipped=next_skipped(state.skipped, finite, inputs.skip_nonfinite or shared.on_nonfinite == 'skip'),
+        step=counted if applied is None else jnp.where(applied, counted, state.step),
+        skipped=next_skipped(state.skipped, applied, inputs.counts_skips(policy)),
         slots=slots,
         stage_slots=stage_slots,
         groups=groups,
     )
     metrics = observed(shared, policy, norms, inputs.weights, updates) if policy.metrics else {}
-    return Outcome(new_weights, after, finite, metrics)
+    return Outcome(new_weights, after, finite, applied, metrics)
 
 
 def next_counts(inputs: Inputs) -> Array:
@@ -176,16 +141,18 @@ def norms_over(shared: Hyperparameters, policy: WeightPolicy, inputs: Inputs) ->
 
 
 def clip_factors(
-    shared: Hyperparameters, norms: Sequence[Array], inputs: Inputs, finite: Array | None
+    shared: Hyperparameters, norms: Sequence[Array], inputs: Inputs, applied: Array | None, calm: Array | None
 ) -> list[Array | None]:
-    """Return the factor of the gradients of each group, None where there is none."""
+    """Return the factor of the gradients of each group, None where there is none; ``calm`` is that of a spike."""
     unscale = None if inputs.loss_scale is None else 1 / inputs.loss_scale
+    unscale = calm if unscale is None else unscale if calm is None else unscale * calm
     limit, count = shared.grad_clip_norm, len(inputs.groups)
     if limit is None or shared.grad_clip_over == 'weight':  # in the latter case a stage clips each parameter
         return [unscale] * count
+    norms = norms if calm is None else [norm * calm for norm in norms]
     clips = [norm_clip_factor(norm, limit) for norm in norms] * (count if shared.grad_clip_over == 'all' else 1)
-    if finite is not None:
-        clips = [jnp.where(finite, clip, 0.0) for clip in clips]  # no NaN in derivatives
+    if applied is not None:
+        clips = [jnp.where(applied, clip, 0.0) for clip in clips]  # no NaN in derivatives
     return [clip if unscale is None else clip * unscale for clip in clips]
 
 
@@ -210,17 +177,6 @@ def observed(
         seen['update_norms'].append(changed)
         seen['update_ratio'].append(jnp.where(size > 0, changed / jnp.where(size > 0, size, 1), 0))
     return seen
-
-
-def scaled_norm(leaves: Mapping[str, Array], policy: WeightPolicy) -> Array:
-    """Return the norm of some arrays, each in the unit in which it counts in norms."""
-    scales = policy.norm_scales
-    return global_norm([g * scales[key] if key in scales else g for key, g in leaves.items()])
-
-
-def all_finite(leaves: Mapping[str, Array]) -> Array:
-    """Return whether no entry is NaN or infinite."""
-    return functools.reduce(jnp.logical_and, (jnp.isfinite(g).all() for g in leaves.values()), jnp.ones((), bool))
 
 
 # the parameters of a group
