@@ -18,12 +18,12 @@ from jax.core import Tracer
 from braintools_optim.compiled.access import inside_transformation
 from braintools_optim.compiled.buffers import is_lost, unshared
 from braintools_optim.constraints import Projection, bound
+from braintools_optim.groups.spec import GroupSpec, GroupValue
 from braintools_optim.loss_scale import DynamicLossScale
 from braintools_optim.options.hooks import Hooks
 from braintools_optim.options.hyperparameters import Hyperparameters, values_of
 from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import ArrayOrQuantity, Options, Tree
-from braintools_optim.param_groups import GroupSpec
 from braintools_optim.settings import OptimState, Settings
 from braintools_optim.step.accumulation import first_accumulation
 from braintools_optim.step.gradients import first_norm, first_transforms
@@ -50,6 +50,7 @@ class Arguments:
     norm_unit: Literal['own'] | brainunit.Unit | Sequence[brainunit.Unit] | None
     loss_scale: DynamicLossScale | float | None
     gradient_transform: optax.GradientTransformationExtraArgs | None
+    groups: Mapping[Predicate, GroupValue] | None
 
 
 @dataclass(eq=False)

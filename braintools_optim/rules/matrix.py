@@ -13,6 +13,7 @@ import brainunit
 import jax
 import jax.numpy as jnp
 
+from braintools_optim.groups.spec import GroupSpec
 from braintools_optim.learning_rate import Rate
 from braintools_optim.optimizer import Optimizer
 from braintools_optim.options import (
@@ -34,7 +35,6 @@ from braintools_optim.options import (
 from braintools_optim.options.fields import fields_of
 from braintools_optim.options.kinds import AT_LEAST_ZERO, BELOW_ONE, Schedulable
 from braintools_optim.options.types import ArrayOrQuantity
-from braintools_optim.param_groups import GroupSpec
 from braintools_optim.rules.adam import AdamW, level_of_caller
 from braintools_optim.settings import GroupOptions
 from braintools_optim.step.group import Group

@@ -11,9 +11,9 @@ import optax
 from jax.typing import DTypeLike
 
 from braintools_optim.constraints import Constraint
+from braintools_optim.groups.spec import GroupValue
 from braintools_optim.loss_scale import DynamicLossScale
 from braintools_optim.options.kinds import Schedulable
-from braintools_optim.param_groups import GroupValue
 from braintools_optim.step.averages import Average
 from braintools_optim.step.stage import Stage
 from braintools_optim.weights.predicates import Predicate

@@ -98,8 +98,8 @@ def transformed(policy: WeightPolicy, inputs: Inputs, finite: Array | None) -> t
     for name, (keys, transform) in policy.transforms.items():
         weights = {key: widened(inputs.weights[key]) for key in keys}
         found = {key: gradients.get(key, jnp.zeros_like(w)) for key, w in weights.items()}
-        new, state = transform.update(found, states[name], weights)
-        check_transformed(name, found, new)
+        updates, state = transform.update(found, states[name], weights)
+        new = check_transformed(name, found, updates)
         if finite is not None:
             state = jax.tree.map(functools.partial(jnp.where, finite), state, states[name])
         states[name] = state
@@ -108,12 +108,13 @@ def transformed(policy: WeightPolicy, inputs: Inputs, finite: Array | None) -> t
     return replace(inputs, gradients=gradients, loss_scale=None, state=replace(inputs.state, running=running)), finite
 
 
-def check_transformed(name: str, before: Mapping[str, Array], after: Tree) -> None:
-    """Raise unless a transformation keeps names and shapes."""
+def check_transformed(name: str, before: Mapping[str, Array], after: Tree) -> Mapping[str, Array]:
+    """Return transformed gradients; raise unless they have the names and shapes of the gradients before."""
     if not isinstance(after, Mapping) or after.keys() != before.keys():
         raise TypeError(f'The gradient_transform of {name} returned {after!r}. Must be a dict with the same names.')
     if wrong := [key for key, g in before.items() if jnp.shape(after[key]) != g.shape]:
         raise ValueError(f'The gradient_transform of {name} changed the shape of {", ".join(wrong)}.')
+    return after
 
 
 # spikes

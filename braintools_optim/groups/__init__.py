@@ -1,0 +1,1 @@
+"""Groups: what a group is given, and groups as torch shows them."""
