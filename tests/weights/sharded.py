@@ -34,15 +34,16 @@ def over(*axes: str | None) -> NamedSharding:
     return NamedSharding(MESH, PartitionSpec(*axes))
 
 
-def start(name: str, spread: bool) -> brainstate.ParamState:
+def start(name: str, spread: bool, dtype: Any = jnp.float32) -> brainstate.ParamState:
     shape = (8, 4) if name == 'w' else (4,)
-    value = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+    value = jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
     return brainstate.ParamState(jax.device_put(value, over(*SPECS[shape])) if spread else value)
 
 
-def build(kind: type[bo.Optimizer], spread: bool) -> tuple[bo.Optimizer, dict[str, brainstate.ParamState]]:
-    shared = {} if kind is bo.SAM else {'metrics': True, 'grad_clip_norm': 1.0}
-    optimizer = kind(**row_of(kind).required(), **OPTIONS.get(kind, {}), **shared)
+def build(
+    kind: type[bo.Optimizer], spread: bool, **options: Any
+) -> tuple[bo.Optimizer, dict[str, brainstate.ParamState]]:
+    optimizer = kind(**row_of(kind).required(), **OPTIONS.get(kind, {}), **options)
     states = {'w': start('w', spread), 'b': start('b', spread)}
     return optimizer.register_trainable_weights(states), states
 
@@ -86,7 +87,8 @@ def check_registration(kind: type[bo.Optimizer]) -> None:
 
 
 def check_training(kind: type[bo.Optimizer]) -> None:
-    runs = [build(kind, spread) for spread in (True, False)]
+    shared = {} if kind is bo.SAM else {'metrics': True, 'grad_clip_norm': 1.0}
+    runs = [build(kind, spread, **shared) for spread in (True, False)]
     for t in range(3):
         for optimizer, states in runs:
             update(optimizer, states, t)
@@ -104,8 +106,27 @@ def check_training(kind: type[bo.Optimizer]) -> None:
                 update(optimizer, states, 3)
 
 
-CHOSEN = OPTIMIZERS if sys.argv[1] == 'all' else [bo.Adam, bo.Adafactor, bo.SM3, bo.ScheduleFreeSGD]
-for kind in CHOSEN:
-    check_registration(kind)
-    check_training(kind)
-    print(kind.__name__)
+def check_compiled(kind: type[bo.Optimizer]) -> None:
+    """Check steps inside both kinds of ``jit``, ``minimize`` and donated weights, with master copies of weights."""
+    optimizer = kind(grokfast=2.0, master_weights=True)
+    states = {name: start(name, True, jnp.bfloat16) for name in ('w', 'b')}
+    optimizer.register_trainable_weights(states)
+    grads = {key: jnp.copy(state.value) for key, state in states.items()}
+    optimizer.donate_weights = True
+    optimizer.update(grads)
+    check(optimizer, 'donated')
+    for compile_ in (brainstate.transform.jit, bo.jit):
+        compile_(optimizer.update)(grads)
+        check(optimizer, f'{compile_.__module__}')
+    optimizer.minimize(lambda: jnp.sum(states['w'].value) + jnp.sum(states['b'].value))
+    check(optimizer, 'minimized')
+    for state in states.values():
+        assert state.value.sharding.is_equivalent_to(over(*SPECS[state.value.shape]), state.value.ndim)
+
+
+if __name__ == '__main__':
+    check_compiled(bo.Adam)
+    for kind in OPTIMIZERS if sys.argv[1] == 'all' else [bo.Adam, bo.Adafactor, bo.SM3, bo.ScheduleFreeSGD]:
+        check_registration(kind)
+        check_training(kind)
+        print(kind.__name__)
