@@ -107,5 +107,5 @@ def test_wrong_arguments_are_refused(make: Any, error: type[Exception], message:
 
 def test_missing_scipy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'scipy.optimize', None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'braintools_optim\[scipy\]'"):
+    with pytest.raises(ModuleNotFoundError, match='pip install scipy'):
         bo.ScipyOptimizer(quadratic, BOUNDS).minimize()
