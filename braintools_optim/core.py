@@ -35,7 +35,7 @@ from braintools_optim.step.stages import init_stage_slots
 from braintools_optim.step.state import OptimizerState, init_state, merge_slots, merge_states, without
 from braintools_optim.weights.predicates import Predicate, check_predicate, selected
 from braintools_optim.weights.registered import Weights
-from braintools_optim.weights.sharding import beside
+from braintools_optim.weights.sharding import Layout, beside
 from braintools_optim.weights.units import norm_scales
 
 __all__ = ['Arguments', 'Core', 'check_options', 'refuse_evaluating']
@@ -51,6 +51,7 @@ class Arguments:
     loss_scale: DynamicLossScale | float | None
     gradient_transform: optax.GradientTransformationExtraArgs | None
     groups: Mapping[Predicate, GroupValue] | None
+    shard_memory_over: str | None
 
 
 @dataclass(eq=False)
@@ -132,6 +133,8 @@ class Core:
         if self.arguments.gradient_transform is not None:
             transforms = {**policy.transforms, 'all': (tuple(weights.keys), self.arguments.gradient_transform)}
             policy = replace(policy, transforms=transforms)
+        arrays = {key: jnp.asarray(brainunit.get_mantissa(w)) for key, w in named.items()}
+        policy = replace(policy, layout=Layout.of(arrays, self.arguments.shard_memory_over))
         states = []
         for index, (group, own) in enumerate(zip(groups, options, strict=True), len(self.groups)):
             leaves = {key: fresh[key] for key in group.keys}
@@ -140,7 +143,7 @@ class Core:
         weights.strengthen_types()
         add_options()
         state = state if self.opt_state is None else merge_states(self.opt_state.value, state)
-        running = merge_running(state.running, first_running(policy, weights.read()))
+        running = merge_running(state.running, beside(first_running(policy, arrays), arrays, policy.layout))
         if self.opt_state is None:
             self.opt_state = OptimState(replace(state, running=running))
         else:
@@ -154,7 +157,7 @@ class Core:
 
     def beside_weights(self, tree: Tree) -> Tree:
         """Return a tree of arrays on the devices of the weights."""
-        return beside(tree, {key: brainunit.get_mantissa(w) for key, w in self.weights.named().items()})
+        return beside(tree, self.weights.read(), self.policy.layout)
 
     def restart_metrics(self) -> None:
         """Clear the metrics."""
@@ -190,12 +193,14 @@ class Core:
         arrays = {key: jnp.asarray(brainunit.get_mantissa(w)) for key, w in leaves.items()}
         state = init_state(rule, str(index), arrays, Hyperparameters(options), policy, units, frozen)
         # an update donates its state, and must not donate a weight
-        own: OptimizerState = unshared(beside(state, arrays), arrays)
+        layout = Layout.of(arrays, self.arguments.shard_memory_over)
+        own: OptimizerState = unshared(beside(state, arrays, layout), arrays)
         return own
 
     def first_running(self) -> dict[str, Tree]:
         """Return the numbers over all parameters before the first update."""
-        return first_running(self.policy, self.weights.read())
+        running: dict[str, Tree] = self.beside_weights(first_running(self.policy, self.weights.read()))
+        return running
 
     def restarted(
         self, index: int, leaves: Mapping[str, ArrayOrQuantity], frozen: Set[str] = frozenset()

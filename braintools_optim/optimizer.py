@@ -39,6 +39,7 @@ from braintools_optim.saving.summary import one_line, summary
 from braintools_optim.settings import OptimState, Settings, as_plain
 from braintools_optim.step.accumulation import ACCUMULATOR
 from braintools_optim.step.arguments import (
+    check_axes,
     check_constraints,
     check_dtype,
     check_groups,
@@ -176,6 +177,11 @@ class Optimizer(StageOptions, States, Scheduled, Grouped, Saved, Hooked, Rule, B
     gradient_transform : optax.GradientTransformation or callable, optional
         Transformation of the gradients before clipping, such as ``optax.add_noise(...)``, or a function from the dict
         of all gradients by name to such a dict. A group may have one for the group's gradients, too.
+    norm_axis_name : str or tuple of str, optional
+        Axes of a mesh over whose shards norms are summed, for updates inside ``jax.shard_map`` where each shard has
+        other gradients.
+    shard_memory_over : str, optional
+        Axis of the mesh of the weights over which slots are split that would be replicated over this axis (ZeRO-1).
     on_spike : {'ignore', 'skip', 'clip'}, default 'ignore'
         The treatment of gradients whose norm is more than ``spike_factor`` times the running norm: the update is
         skipped and counted as skipped, or the gradients are scaled to this bound. The first 10 updates only observe.
@@ -214,6 +220,8 @@ class Optimizer(StageOptions, States, Scheduled, Grouped, Saved, Hooked, Rule, B
     accumulate_steps: Annotated[int, Argument(Number(AT_LEAST_ONE, integer=True).check)] = 1
     accumulate: Annotated[Literal['mean', 'sum'], Argument(Choice(('mean', 'sum')).check)] = 'mean'
     average: Annotated[Average | None, Argument(check_average)] = None
+    norm_axis_name: Annotated[str | tuple[str, ...] | None, Argument(check_axes)] = None
+    shard_memory_over: Annotated[str | None, Argument(check_axes)] = None
     gradient_transform: Annotated[
         optax.GradientTransformation | Callable[[dict[str, jax.Array]], Mapping[str, jax.Array]] | None,
         Argument(check_transform),
@@ -249,6 +257,7 @@ class Optimizer(StageOptions, States, Scheduled, Grouped, Saved, Hooked, Rule, B
                 self.loss_scale,
                 self.gradient_transform,
                 self.groups,
+                self.shard_memory_over,
             )
             steps = int(self.accumulate_steps)
             policy = WeightPolicy(
@@ -257,6 +266,7 @@ class Optimizer(StageOptions, States, Scheduled, Grouped, Saved, Hooked, Rule, B
                 master_weights=self.master_weights,
                 metrics=records,
                 on_spike=self.on_spike,
+                norm_axis_name=self.norm_axis_name,
                 accumulation=None if steps == 1 else Accumulation(steps, self.accumulate),
             )
             did_update = OptimState(jnp.ones((), bool))

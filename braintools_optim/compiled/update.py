@@ -41,6 +41,7 @@ from braintools_optim.step.rule import Extra
 from braintools_optim.step.state import OptimizerState
 from braintools_optim.step.step import MANY, check_gradients, step
 from braintools_optim.weights.precision import compute_dtype
+from braintools_optim.weights.sharding import beside
 from braintools_optim.weights.units import warn_of_mixed_norms
 
 __all__ = ['Call', 'Updater', 'check_call']
@@ -287,8 +288,11 @@ class Updater:
             after.append(metrics)
         if core.policy.accumulation is not None:
             after.append(new.applied)
+        layout, state = core.policy.layout, new.state
+        if layout.over is not None:
+            state, new = beside(state, weights, layout), new._replace(weights=layout.kept(new.weights))
         leaves = [new.weights[key] for key in weights]
-        return deferred((new.state, core.weights.structure.unflatten(leaves), after, required))
+        return deferred((state, core.weights.structure.unflatten(leaves), after, required))
 
     def stepped(self, inputs: Inputs, call: Call) -> Outcome:
         """Return the outcome of a step, or of one batch of it if gradients are accumulated."""

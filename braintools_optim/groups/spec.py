@@ -30,6 +30,8 @@ OF_THE_WHOLE = (
     'stages',
     'average',
     'on_spike',
+    'norm_axis_name',
+    'shard_memory_over',
     'accumulate_steps',
     'accumulate',
 )

@@ -146,6 +146,7 @@ CANNOT = (
     'accumulate_steps',
     'gradient_transform',
     'on_spike',
+    'shard_memory_over',
     'replaces_gradient',
 )
 

@@ -47,6 +47,8 @@ class SharedOptions(TypedDict, total=False):
     metrics: bool
     average: Average | None
     gradient_transform: optax.GradientTransformation | Callable[[dict[str, jax.Array]], Mapping[str, jax.Array]] | None
+    norm_axis_name: str | tuple[str, ...] | None
+    shard_memory_over: str | None
     on_spike: Literal['ignore', 'skip', 'clip']
     spike_factor: Schedulable
     spike_decay: Schedulable

@@ -47,7 +47,7 @@ def accumulating_step(policy: WeightPolicy, inputs: Inputs, how: Accumulation, f
     check_extra(inputs.extra)
     state, zero = inputs.state, inputs.shared.on_nonfinite == 'zero' and not inputs.skip_nonfinite
     skips = inputs.skip_nonfinite or inputs.shared.on_nonfinite in ('skip', 'raise')
-    finite = all_finite(inputs.gradients) if skips else None
+    finite = all_finite(inputs.gradients, policy) if skips else None
     sums = dict(state.stage_slots['accumulated'])
     for key, g in inputs.gradients.items():
         sums[key] = sums[key] + contribution(g, sums[key], inputs.loss_scale, finite, zero)

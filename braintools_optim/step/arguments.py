@@ -13,7 +13,15 @@ from braintools_optim.step.stage import Stage
 from braintools_optim.weights.predicates import Predicate, check_predicate
 from braintools_optim.weights.units import norm_scales
 
-__all__ = ['check_constraints', 'check_dtype', 'check_groups', 'check_no_decay', 'check_norm_unit', 'check_stages']
+__all__ = [
+    'check_axes',
+    'check_constraints',
+    'check_dtype',
+    'check_groups',
+    'check_no_decay',
+    'check_norm_unit',
+    'check_stages',
+]
 
 
 def check_predicates(name: str, value: object) -> Mapping[Predicate, OptionValue] | None:
@@ -54,6 +62,15 @@ def check_no_decay(name: str, value: object) -> object:
 def check_norm_unit(name: str, value: object) -> object:
     """Return ``'own'``, units or None."""
     norm_scales({}, value)
+    return value
+
+
+def check_axes(name: str, value: object) -> object:
+    """Return the name of an axis of a mesh, several names, or None."""
+    allowed = 'a str' if name == 'shard_memory_over' else 'a str or a tuple of str'
+    several = isinstance(value, tuple) and bool(value) and all(isinstance(axis, str) for axis in value)
+    if not (value is None or isinstance(value, str) or (several and 'tuple' in allowed)):
+        raise TypeError(f'Invalid {name}={value!r}. Must be {allowed}, the name of an axis of a mesh.')
     return value
 
 

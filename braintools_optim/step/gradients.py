@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,29 +31,40 @@ __all__ = [
 ]
 
 Array = jax.Array
+lax: Any = jax.lax  # whose collectives have no types
 SPIKE_WARMUP = 10
 """The number of updates before the running norm is compared with."""
 
 
-def checked(inputs: Inputs) -> tuple[Inputs, Array | None]:
+def checked(policy: WeightPolicy, inputs: Inputs) -> tuple[Inputs, Array | None]:
     """Return whether all gradients are finite, None if that does not matter; set NaN and inf to 0 if asked to."""
     if inputs.skip_nonfinite or inputs.shared.on_nonfinite in ('skip', 'raise'):
-        return inputs, all_finite(inputs.gradients)
+        return inputs, all_finite(inputs.gradients, policy)
     if inputs.shared.on_nonfinite != 'zero':
         return inputs, None
     gradients = {key: jnp.where(jnp.isfinite(g), g, 0) for key, g in inputs.gradients.items()}
     return replace(inputs, gradients=gradients), None
 
 
-def all_finite(leaves: Mapping[str, Array]) -> Array:
-    """Return whether no entry is NaN or infinite."""
-    return functools.reduce(jnp.logical_and, (jnp.isfinite(g).all() for g in leaves.values()), jnp.ones((), bool))
+def all_finite(leaves: Mapping[str, Array], policy: WeightPolicy) -> Array:
+    """Return whether no entry is NaN or infinite, in any shard."""
+    finite = functools.reduce(jnp.logical_and, (jnp.isfinite(g).all() for g in leaves.values()), jnp.ones((), bool))
+    if policy.norm_axis_name is None:
+        return finite
+    everywhere: Array = lax.pmin(finite.astype(jnp.int32), policy.norm_axis_name).astype(bool)
+    return everywhere
 
 
 def scaled_norm(leaves: Mapping[str, Array], policy: WeightPolicy) -> Array:
     """Return the norm of some arrays, each in the unit in which it counts in norms."""
     scales = policy.norm_scales
-    return global_norm([g * scales[key] if key in scales else g for key, g in leaves.items()])
+    norm = global_norm([g * scales[key] if key in scales else g for key, g in leaves.items()])
+    if policy.norm_axis_name is None:
+        return norm
+    largest = lax.pmax(norm, policy.norm_axis_name)
+    ratio = norm / jnp.where(largest > 0, largest, 1)  # squares could overflow
+    summed: Array = largest * jnp.sqrt(lax.psum(ratio * ratio, policy.norm_axis_name))
+    return summed
 
 
 # transformations

@@ -13,6 +13,7 @@ from braintools_optim.constraints import Constraint, Projection, bound, chained
 from braintools_optim.options.types import ArrayOrQuantity
 from braintools_optim.step.stage import Stage
 from braintools_optim.weights.predicates import Predicate, selected
+from braintools_optim.weights.sharding import Layout
 
 __all__ = ['Accumulation', 'Treatment', 'WeightPolicy']
 
@@ -43,6 +44,10 @@ class WeightPolicy:
         default_factory=dict
     )
     """Transformations of gradients before clipping, with the names of the parameters, by 'all' or a group's number."""
+    norm_axis_name: str | tuple[str, ...] | None = None
+    """The axes of a mesh over whose shards norms are summed, inside ``jax.shard_map``."""
+    layout: Layout = Layout()  # noqa: RUF009 (a frozen record)
+    """How the weights and slots are laid out over several devices."""
     on_spike: str = 'ignore'
     """The treatment of gradients whose norm is far above the running norm: ``'ignore'``, ``'skip'`` or ``'clip'``."""
     changes_only: bool = False

@@ -38,7 +38,7 @@ MANY = 8
 def step(policy: WeightPolicy, inputs: Inputs) -> Outcome:
     """Return new parameters (or only their changes), the new optimizer state, and numbers for the metrics."""
     check_gradients(inputs.weights, inputs.gradients)
-    inputs, finite = transformed(policy, *checked(inputs))
+    inputs, finite = transformed(policy, *checked(policy, inputs))
     inputs, applied, calm = without_spikes(policy, inputs, finite)
     shared, state = inputs.shared, inputs.state
     norms = norms_over(shared, policy, inputs)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import dropwhile
 from typing import Any
 
@@ -13,33 +15,85 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from braintools_optim.options.types import Tree
 
-__all__ = ['beside']
+__all__ = ['Layout', 'beside']
 
 Array = jax.Array
+constrain: Any = jax.lax.with_sharding_constraint
+place_on: Any = jax.device_put
 Parts = Sequence[Any]
 """For each axis of an array, the axes of the mesh over which it is split, or None."""
+SMALL = 1024
+"""The number of entries below which slots are not split further."""
 
 
-def beside(tree: Tree, weights: Mapping[str, Array]) -> Tree:
+def beside(tree: Tree, weights: Mapping[str, Array], layout: Layout | None = None) -> Tree:
     """Return a tree of arrays, such as the optimizer state, with each array on the devices of the weights.
 
     An array under the name of a weight that broadcasts against the weight is split like the weight, along the axes that
-    they share. All other arrays are replicated.
+    they share, and over the axis of the mesh that the layout names. All other arrays are replicated.
     """
-    shardings = {key: sharding for key, w in weights.items() if (sharding := sharding_of(w)) is not None}
-    if not shardings:
+    layout = layout or Layout.of(weights)
+    if not layout.shardings:
         return tree
-    default = next(iter(shardings.values()))
+    default = next(iter(layout.shardings.values()))
 
     def place(path: tuple[Any, ...], x: Array) -> Tree:
         names = [part.key for part in path if getattr(part, 'key', None) in weights]
+        put = constrain if isinstance(x, Tracer) else place_on
         if not names:
-            return jax.device_put(x, with_parts(default, ()))
-        if (sharding := shardings.get(names[-1])) is None:
+            return put(x, with_parts(default, ()))
+        if (sharding := layout.shardings.get(names[-1])) is None:
             return x
-        return jax.device_put(x, with_parts(sharding, parts_like(weights[names[-1]], sharding, x)))
+        parts = split_further(x, sharding, parts_like(weights[names[-1]], sharding, x), layout.over)
+        return put(x, with_parts(sharding, parts))
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How weights are laid out over a mesh, and the further axis of the mesh over which their slots are split."""
+
+    shardings: Mapping[str, NamedSharding] = field(default_factory=dict)
+    over: str | None = None
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Array], over: str | None = None) -> Layout:
+        """Return the layout of weights; raise if slots cannot be split over the axis."""
+        shardings = {key: sharding for key, w in weights.items() if (sharding := sharding_of(w)) is not None}
+        if over is not None:
+            if without := [key for key in weights if key not in shardings]:
+                raise ValueError(
+                    f'Invalid shard_memory_over={over!r}. {", ".join(without)} must be put on a mesh with this axis '
+                    f'first: jax.device_put(w, NamedSharding(mesh, PartitionSpec()))'
+                )
+            for key, sharding in shardings.items():
+                axes = sharding.mesh.axis_names
+                if over not in axes:
+                    raise ValueError(f'Invalid shard_memory_over={over!r}. Must be an axis of {axes}, of {key}.')
+        return cls(shardings, over)
+
+    def kept(self, weights: Mapping[str, Array]) -> dict[str, Array]:
+        """Return traced weights, which keep their layout."""
+        return {key: constrain(w, self.shardings[key]) if key in self.shardings else w for key, w in weights.items()}
+
+
+def split_further(x: Array, sharding: NamedSharding, parts: Parts, over: str | None) -> Parts:
+    """Return how the axes of a slot are split that is also split over another axis of the mesh.
+
+    The greatest dimension that divides is split. Small slots, and slots that are split over this axis already, stay.
+    """
+    each = [() if part is None else part if isinstance(part, tuple) else (part,) for part in parts]
+    each += [()] * (x.ndim - len(each))
+    mesh = dict(sharding.mesh.shape)
+    if over is None or any(over in axes for axes in each) or x.size < SMALL:
+        return parts
+    pieces = [math.prod(mesh[axis] for axis in axes) * mesh[over] for axes in each]
+    fitting = [i for i in range(x.ndim) if x.shape[i] % pieces[i] == 0]
+    if not fitting:
+        return parts
+    place = max(fitting, key=lambda i: x.shape[i])
+    return [(*axes, over) if i == place else axes or None for i, axes in enumerate(each)]
 
 
 def sharding_of(x: Array) -> NamedSharding | None:

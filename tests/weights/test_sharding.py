@@ -28,6 +28,13 @@ def test_the_optimizer_state_lies_where_the_weights_lie(which: str) -> None:
     assert len(names) == (len(OPTIMIZERS) if which == 'all' else 4)
 
 
+@pytest.mark.parametrize('which', ['few', pytest.param('all', marks=pytest.mark.slow)])
+def test_slots_that_are_split_further_take_less_memory(which: str) -> None:
+    """On a 4 x 2 mesh, over the axis of 4; and norms over shards inside ``shard_map``."""
+    lines = run_script(HERE / 'zero.py', which, XLA_FLAGS=FLAGS)
+    assert len(lines) == 1 + (len(OPTIMIZERS) - 2 if which == 'all' else 4)
+
+
 @functools.cache
 def sizes_of_collectives(slow: bool) -> dict[str, list[list[tuple[str, int]]]]:
     """Return, by optimizer, without and with clipping, the collectives and the greatest dimension of their results."""
