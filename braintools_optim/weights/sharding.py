@@ -93,7 +93,8 @@ def split_further(x: Array, sharding: NamedSharding, parts: Parts, over: str | N
     if not fitting:
         return parts
     place = max(fitting, key=lambda i: x.shape[i])
-    return [(*axes, over) if i == place else axes or None for i, axes in enumerate(each)]
+    each[place] = (*each[place], over)
+    return [axes if len(axes) > 1 else axes[0] if axes else None for axes in each]
 
 
 def sharding_of(x: Array) -> NamedSharding | None:
