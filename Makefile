@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check
 
-.PHONY: demo test slow torch lint types doctest docs bench paths gpu smoke golden check dist clean
+.PHONY: demo test slow torch lint types doctest docs bench board paths gpu smoke golden check dist clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/examples.stamp
@@ -39,6 +39,9 @@ docs: $(VENV)/docs.stamp
 
 bench: $(VENV)/benchmarks.stamp  # OUTPUT=benchmarks/results records the results for the docs
 	$(BIN)/python -m benchmarks $(if $(OUTPUT),--output $(OUTPUT))
+
+board: $(VENV)/benchmarks.stamp  # train small spiking networks by every optimizer, and record what is not recorded yet
+	$(BIN)/python -m benchmarks.board
 
 paths: $(VENV)/benchmarks.stamp  # record the paths of the optimizers on two functions for the docs
 	$(BIN)/python -m benchmarks.paths --output benchmarks/results/paths.json

@@ -5,10 +5,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
+import board  # noqa: E402
 import gallery  # noqa: E402
 import paths  # noqa: E402
 import speed  # noqa: E402
 
+board.write(HERE)
 gallery.write(HERE)
 paths.write(HERE)
 speed.write(HERE)

@@ -20,7 +20,10 @@ def save(figure: Figure, path: Path) -> None:
             text.set_color(GREY)
     for ax in figure.axes:
         ax.tick_params(which='both', color=GREY, labelcolor=GREY)
-        ax.grid(visible=True, alpha=0.25)
+        if ax.images:
+            ax.grid(visible=False)
+        else:
+            ax.grid(visible=True, alpha=0.25)
         for name, spine in ax.spines.items():
             spine.set_color(GREY)
             spine.set_visible(spine.get_visible() and name != 'top')
