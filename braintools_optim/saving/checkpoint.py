@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -118,6 +118,9 @@ def values_from(
     values: dict[str, Tree] = {}
     for name, own in core.named_states().items():
         reading = Reading(core, name, saved.pop(name, {}), problems)
+        if isinstance(own.value, Packed):
+            later = defaults_of_later_options(own.value.tree, list(reading.left))
+            reading.left |= {path: array for path, array in later.items() if not path.startswith(others)}
         if name == 'opt_state':
             values[name] = optimizer_state_from(core, reading, names, reshaped)
         elif name == 'settings.values':
@@ -291,6 +294,20 @@ def options_from(core: Core, reading: Reading, others: tuple[str, ...]) -> Optio
         reading.problems.append(str(error))
         return settings.options
     return values
+
+
+def defaults_of_later_options(options: Tree, saved: Sequence[str]) -> Arrays:
+    """Return the defaults of the stages' numbers that a file does not know, because its version did not have them."""
+    found: Arrays = {}
+    for path, _ in tree_flatten_with_path(options)[0]:
+        parts = named(path).split('.')
+        at = 2 if parts[0] == 'groups' else 1
+        stem, option = '.'.join(parts[: at + 1]), ''.join(parts[at : at + 1])
+        fields, is_known = fields_of(StageOptions), any(f'{name}.'.startswith(f'{stem}.') for name in saved)
+        if option in fields and not is_known:
+            default = to_arrays(fields[option].kind.to_leaf(fields[option].default))
+            found |= {'.'.join(filter(None, [stem, name])): array for name, array in default.items()}
+    return found
 
 
 def optimizer_state_from(

@@ -104,7 +104,7 @@ def test_wrong_constructions(number: int) -> None:
 
 
 def test_misspelled_options_are_refused() -> None:
-    with pytest.raises(TypeError, match=r"Adam has no option \['weight_decai'\]\. Must be among \['amsgrad', "):
+    with pytest.raises(TypeError, match=r"Adam has no option \['weight_decai'\]\. Must be among \['accumulate', "):
         bo.Adam(0.1, weight_decai=0.1)
     with pytest.raises(ValueError, match='no_decay of Adam is fixed'):
         bo.Adam(0.1).no_decay = 'bias'
