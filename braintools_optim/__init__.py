@@ -88,6 +88,8 @@ from braintools_optim.settings import OptimState
 from braintools_optim.step.clipping import global_norm
 from braintools_optim.step.rule import GroupRule, RealGroupRule, Rule
 from braintools_optim.step.stage import Leaf, Stage
+from braintools_optim.training.lr_range_test import RangeTest, lr_range_test
+from braintools_optim.training.sweep import Sweep, sweep
 from braintools_optim.weights.predicates import Predicate, usual_exclusions
 from braintools_optim.weights.unique_states import UniqueStateManager
 
@@ -159,6 +161,7 @@ __all__ = [
     'Prodigy',
     'RAdam',
     'RMSprop',
+    'RangeTest',
     'Rate',
     'RealGroupRule',
     'ReduceLROnPlateau',
@@ -175,6 +178,7 @@ __all__ = [
     'Sophia',
     'Stage',
     'StepLR',
+    'Sweep',
     'UniqueStateManager',
     'WarmupCosineSchedule',
     'WarmupScheduler',
@@ -185,12 +189,14 @@ __all__ = [
     'global_norm',
     'hidden_matrix',
     'jit',
+    'lr_range_test',
     'option',
     'options',
     'register_with_braintools',
     'replace_braintools',
     'restore_braintools',
     'schedulers',
+    'sweep',
     'to_optax',
     'usual_exclusions',
 ]

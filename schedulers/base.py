@@ -17,6 +17,7 @@ from braintools_optim.options.built import BuiltNode, refuse_unknown
 from braintools_optim.options.kinds import RATE, MissingKeyError, Number, Range, Scalar, as_number
 from braintools_optim.options.types import Tree
 from braintools_optim.schedulers.arguments import COUNT, NON_NEGATIVE, Each
+from braintools_optim.schedulers.axes import new_axes
 from braintools_optim.schedulers.curves import ratio
 
 if TYPE_CHECKING:
@@ -300,10 +301,7 @@ class LRScheduler(BuiltNode):
 
         Return the matplotlib axes: ``ax`` if given, new axes otherwise.
         """
-        if ax is None:
-            from matplotlib.figure import Figure
-
-            ax = Figure(figsize=(4.5, 3), layout='constrained').add_subplot()
+        ax = new_axes() if ax is None else ax
         at = jnp.arange(epochs + 1)
         ax.plot(at, self.lr_at(at), color='C0')
         ax.set(xlabel='epoch', ylabel='learning rate', ylim=(0, None))

@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 from braintools_optim.options.kinds import Scalar
 
-__all__ = ['count_passed', 'half_cosine', 'interpolate', 'precise_power', 'ramp', 'ratio', 'safe_power']
+__all__ = ['count_passed', 'half_cosine', 'interpolate', 'one_if_zero', 'precise_power', 'ramp', 'ratio', 'safe_power']
 
 Array = jax.Array
 
@@ -26,7 +26,12 @@ def ramp(epoch: Scalar, length: Scalar) -> Array:
 
     A ramp of length 0 is a step at epoch 0.
     """
-    return jnp.where(epoch < length, jnp.maximum(epoch, 0) / (length or 1), 1.0)
+    return jnp.where(epoch < length, jnp.maximum(epoch, 0) / one_if_zero(length), 1.0)
+
+
+def one_if_zero(x: Scalar) -> Scalar:
+    """Return a number, or 1 if it is 0, as a divisor whose quotient is not used then."""
+    return jnp.where(x == 0, 1, x) if isinstance(x, Tracer) else x or 1
 
 
 def half_cosine(fraction: Scalar) -> Array:
@@ -50,7 +55,9 @@ def precise_power(base: Scalar, exponent: Array) -> Array:
 
 def count_passed(milestones: Sequence[Scalar], epoch: Array) -> Array:
     """Return the number of milestones, given in increasing order, that are at or before ``epoch``."""
-    return jnp.sum(epoch[..., None] >= np.asarray(milestones), axis=-1, dtype=jnp.int32)
+    traced = any(isinstance(milestone, Tracer) for milestone in milestones)
+    at = jnp.asarray(milestones) if traced else np.asarray(milestones)  # which may be larger than an int32
+    return jnp.sum(epoch[..., None] >= at, axis=-1, dtype=jnp.int32)
 
 
 def ratio(rate: Scalar, reference: Scalar) -> Array:

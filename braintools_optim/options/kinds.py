@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -26,6 +26,7 @@ __all__ = [
     'POSITIVE',
     'POSITIVE_AND_FINITE',
     'RATE',
+    'SWEPT',
     'UNIT',
     'Argument',
     'Betas',
@@ -88,6 +89,8 @@ POSITIVE = Range(0, low_open=True)
 POSITIVE_AND_FINITE = Range(0, low_open=True, high_open=True)
 UNIT = Range(0, 1)
 BELOW_ONE = Range(0, 1, high_open=True)
+SWEPT: dict[int, Sequence[float]] = {}
+"""The numbers that tracers stand for, by the ids of the tracers, while a sweep is traced."""
 
 
 NO_NUMBERS = (bool, np.bool_, str, brainunit.Quantity, Mapping)
@@ -119,7 +122,7 @@ class Number(Kind):
     """A real number in a range.
 
     ``decay`` marks the decay rate of an average, which a step holds as :class:`Decay`. ``off_at_zero`` marks a
-    number whose stage is left out of the compiled step while the number is 0.
+    number whose stage is left out of the compiled step while the number is 0, ``static`` one that cannot be traced.
     """
 
     allowed: Range = ANY_FINITE
@@ -127,6 +130,7 @@ class Number(Kind):
     optional: bool = False
     decay: bool = False
     off_at_zero: bool = False
+    static: bool = False
     meaning: str = ''
     schedulable = True
 
@@ -134,7 +138,7 @@ class Number(Kind):
         if value is None and self.optional:
             return None
         if isinstance(value, Tracer):
-            return value
+            return self.check_traced(name, value)
         shown = repr(value) if len(repr(value)) < 80 else f'{repr(value)[:60]}...'
         try:
             if value is None or isinstance(value, NO_NUMBERS) or np.ndim(value) != 0:
@@ -149,6 +153,14 @@ class Number(Kind):
             finite = 'finite and ' if number == math.inf and self.allowed.low < number else ''
             raise ValueError(f'Invalid {name}={shown}{meaning}. Must be {finite}{self.allowed}.')
         return number
+
+    def check_traced(self, name: str, value: OptionValue) -> OptionValue:
+        """Return a traced number; raise if the number must be known, or if those of a sweep are not allowed."""
+        if self.static:
+            raise TypeError(f'Invalid {name}: it is traced. Must be a Python number, which decides what is compiled.')
+        for number in SWEPT.get(id(value), ()):
+            self.check(name, number)
+        return value
 
     def hint(self, value: object) -> str:
         """Return the likely fix for a value that is not a number."""
