@@ -90,6 +90,8 @@ from braintools_optim.step.averages import EMA, SWA, Average, Polyak
 from braintools_optim.step.clipping import global_norm
 from braintools_optim.step.rule import GroupRule, RealGroupRule, Rule
 from braintools_optim.step.stage import Leaf, Stage
+from braintools_optim.training.lr_range_test import RangeTest, lr_range_test
+from braintools_optim.training.sweep import Sweep, sweep
 from braintools_optim.weights.predicates import Predicate, usual_exclusions
 from braintools_optim.weights.rates import layer_decay, mup
 from braintools_optim.weights.unique_states import UniqueStateManager
@@ -167,6 +169,7 @@ __all__ = [
     'Prodigy',
     'RAdam',
     'RMSprop',
+    'RangeTest',
     'Rate',
     'RealGroupRule',
     'ReduceLROnPlateau',
@@ -183,6 +186,7 @@ __all__ = [
     'Sophia',
     'Stage',
     'StepLR',
+    'Sweep',
     'UniqueStateManager',
     'WarmupCosineSchedule',
     'WarmupScheduler',
@@ -194,6 +198,7 @@ __all__ = [
     'hidden_matrix',
     'jit',
     'layer_decay',
+    'lr_range_test',
     'mup',
     'option',
     'options',
@@ -201,6 +206,7 @@ __all__ = [
     'replace_braintools',
     'restore_braintools',
     'schedulers',
+    'sweep',
     'to_optax',
     'usual_exclusions',
 ]

@@ -14,7 +14,7 @@ from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import Tree
 from braintools_optim.schedulers.arguments import COUNT, FLAG, FRACTION, NON_NEGATIVE, PERIOD, POSITIVE, OneOf
 from braintools_optim.schedulers.base import DerivedValue, LRScheduler, Position
-from braintools_optim.schedulers.curves import as_float, count_passed, half_cosine, interpolate, precise_power
+from braintools_optim.schedulers.curves import as_float, half_cosine, interpolate, precise_power
 
 __all__ = ['SWALR', 'CosineAnnealingLR', 'CosineAnnealingWarmRestarts']
 
@@ -177,14 +177,27 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 
     def cycle(self, epoch: Array) -> tuple[Array, Array, Array]:
         """Return the number of restarts up to ``epoch``, the epochs since the last restart, and the cycle's length."""
-        if self.T_mult == 1:
-            return epoch // self.T_0, epoch % self.T_0, jnp.full(epoch.shape, self.T_0)
-        lengths, starts = [self.T_0], [0]
+        first_cycles = epoch // self.T_0  # the number of cycles if all were as long as the first one
+        if not isinstance(self.T_mult, Tracer) and self.T_mult == 1:
+            return first_cycles, epoch % self.T_0, jnp.full(epoch.shape, self.T_0)
+        starts, lengths = self.in_first_cycles()
+        restarts = jnp.sum(first_cycles[..., None] >= starts.astype(epoch.dtype), axis=-1, dtype=jnp.int32) - 1
+        start, length = starts[restarts].astype(epoch.dtype), lengths[restarts]
+        if isinstance(self.T_mult, Tracer):
+            restarts = jnp.where(self.T_mult == 1, first_cycles, restarts.astype(epoch.dtype))
+            start = jnp.where(self.T_mult == 1, first_cycles, start)
+        return restarts, epoch - self.T_0 * start, self.T_0 * length
+
+    def in_first_cycles(self) -> tuple[Array, Array]:
+        """Return the starts and lengths of cycles up to epoch 2^31, in units of the length of the first cycle."""
+        if isinstance(self.T_mult, Tracer):
+            traced = jnp.asarray(self.T_mult, float) ** jnp.arange(31)
+            return jnp.cumsum(traced) - traced, traced
+        lengths, starts = [1], [0]
         while starts[-1] + lengths[-1] < 2**31:
             starts.append(starts[-1] + lengths[-1])
             lengths.append(lengths[-1] * self.T_mult)
-        restarts = count_passed(starts, epoch) - 1
-        return restarts, epoch - jnp.asarray(starts, epoch.dtype)[restarts], jnp.asarray(lengths, float)[restarts]
+        return jnp.asarray(starts), jnp.asarray(lengths, float)
 
     @property
     def T_cur(self) -> DerivedValue[Scalar]:  # noqa: N802

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
+from jax.core import Tracer
+
 from braintools_optim.options.kinds import (
     AT_LEAST_ONE,
     AT_LEAST_ZERO,
@@ -65,7 +67,8 @@ class Each(Kind):
         if isinstance(value, str) or not isinstance(value, Iterable):
             raise TypeError(f'Invalid {name}={value!r}. Must be a sequence of numbers.')
         numbers = tuple(self.entry.check(name, number) for number in value)
-        if self.increasing and any(not before < after for before, after in pairwise(numbers)):
+        known = [pair for pair in pairwise(numbers) if not any(isinstance(number, Tracer) for number in pair)]
+        if self.increasing and any(not before < after for before, after in known):
             raise ValueError(f'Invalid {name}={list(numbers)}. Must be increasing.')
         return numbers
 

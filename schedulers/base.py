@@ -20,6 +20,7 @@ from braintools_optim.options.number import ReadsAsNumber
 from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import Tree
 from braintools_optim.schedulers.arguments import COUNT, NON_NEGATIVE, Each
+from braintools_optim.schedulers.axes import new_axes
 from braintools_optim.schedulers.curves import as_float, ratio
 
 if TYPE_CHECKING:
@@ -322,10 +323,7 @@ class LRScheduler(ReadsAsNumber, BuiltNode):
 
         Return the matplotlib axes: ``ax`` if given, new axes otherwise.
         """
-        if ax is None:
-            from matplotlib.figure import Figure
-
-            ax = Figure(figsize=(4.5, 3), layout='constrained').add_subplot()
+        ax = new_axes() if ax is None else ax
         at = jnp.arange(epochs + 1)
         ax.plot(at, self.lr_at(at), color='C0')
         ax.set(xlabel='epoch', ylabel='learning rate', ylim=(0, None))

@@ -12,7 +12,17 @@ from jax.typing import ArrayLike
 
 from braintools_optim.options.kinds import Scalar
 
-__all__ = ['as_float', 'count_passed', 'half_cosine', 'interpolate', 'precise_power', 'ramp', 'ratio', 'safe_power']
+__all__ = [
+    'as_float',
+    'count_passed',
+    'half_cosine',
+    'interpolate',
+    'one_if_zero',
+    'precise_power',
+    'ramp',
+    'ratio',
+    'safe_power',
+]
 
 Array = jax.Array
 
@@ -32,7 +42,12 @@ def ramp(epoch: Scalar, length: Scalar) -> Array:
 
     A ramp of length 0 is a step at epoch 0.
     """
-    return jnp.where(epoch < length, jnp.maximum(epoch, 0) / (length or 1), 1.0)
+    return jnp.where(epoch < length, jnp.maximum(epoch, 0) / one_if_zero(length), 1.0)
+
+
+def one_if_zero(x: Scalar) -> Scalar:
+    """Return a number, or 1 if it is 0, as a divisor whose quotient is not used then."""
+    return jnp.where(x == 0, 1, x) if isinstance(x, Tracer) else x or 1
 
 
 def half_cosine(fraction: Scalar) -> Array:
@@ -56,6 +71,8 @@ def precise_power(base: Scalar, exponent: Array) -> Array:
 
 def count_passed(milestones: Sequence[Scalar], epoch: Array) -> Array:
     """Return the number of milestones, given in increasing order, that are at or before ``epoch``."""
+    if any(isinstance(milestone, Tracer) for milestone in milestones):
+        return jnp.sum(as_float(epoch)[..., None] >= as_float(milestones), axis=-1, dtype=jnp.int32)
     given = np.asarray(milestones)
     epoch = epoch if np.issubdtype(given.dtype, np.integer) else as_float(epoch)
     return jnp.sum(epoch[..., None] >= given.astype(epoch.dtype), axis=-1, dtype=jnp.int32)

@@ -20,7 +20,7 @@ from braintools_optim.schedulers.arguments import (
     expand_per_group,
 )
 from braintools_optim.schedulers.base import LRScheduler, as_epoch, value_of_group
-from braintools_optim.schedulers.curves import as_float, half_cosine, interpolate, precise_power, ratio
+from braintools_optim.schedulers.curves import as_float, half_cosine, interpolate, one_if_zero, precise_power, ratio
 
 __all__ = ['CyclicLR', 'OneCycleLR']
 
@@ -253,7 +253,7 @@ class OneCycleLR(CyclesMomentum):
         epoch = as_float(jnp.minimum(epoch, last))
         value = levels[-1]
         for i in reversed(range(len(times) - 1)):
-            remaining = (times[i + 1] - epoch) / (times[i + 1] - times[i] or 1.0)
+            remaining = (times[i + 1] - epoch) / one_if_zero(times[i + 1] - times[i])
             fraction = half_cosine(remaining) if self.anneal_strategy == 'cos' else remaining
             phase = interpolate(levels[i + 1], levels[i], fraction)
             value = phase if i == len(times) - 2 else jnp.where(epoch <= times[i + 1], phase, value)

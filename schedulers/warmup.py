@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from braintools_optim.options.kinds import Number, Range, Scalar
 from braintools_optim.schedulers.arguments import COUNT, NON_NEGATIVE, POSITIVE, OneOf
@@ -101,7 +102,8 @@ class WarmupCosineSchedule(LRScheduler):
         last_epoch: int = 0,
     ):
         self.warmup_steps = COUNT.check('warmup_steps', warmup_steps)
-        after_warmup = Number(Range(self.warmup_steps, low_open=True), integer=True)
+        least = 0 if isinstance(self.warmup_steps, Tracer) else self.warmup_steps
+        after_warmup = Number(Range(least, low_open=True), integer=True)
         self.total_steps = after_warmup.check('total_steps', total_steps)
         self.warmup_start_lr = NON_NEGATIVE.check('warmup_start_lr', warmup_start_lr)
         self.eta_min = NON_NEGATIVE.check('eta_min', eta_min)
@@ -218,6 +220,6 @@ class InverseSquareRootLR(LRScheduler):
         super().__init__(base_lr, last_epoch)
 
     def formula(self, epoch: Array, base_lr: Scalar) -> Scalar:
-        first = max(self.warmup_steps, 1)
+        first = jnp.maximum(self.warmup_steps, 1)
         target = base_lr * jnp.sqrt(first / jnp.maximum(epoch, first))
         return interpolate(self.warmup_start_lr, target, ramp(epoch, self.warmup_steps))

@@ -13,7 +13,7 @@ from braintools_optim.compiled import buffers, plan
 from braintools_optim.compiled.access import is_as_known, is_plain, may_access_directly, read, write
 from braintools_optim.compiled.buffers import IN_PLACE, QUICKLY, block_for, compiler_options, is_known
 from braintools_optim.options.fields import fields_of
-from braintools_optim.options.kinds import BELOW_ONE, Number
+from braintools_optim.options.kinds import BELOW_ONE, Number, Numbers
 from braintools_optim.rules.adam import sma_length
 from braintools_optim.step.rule import GroupRule
 from braintools_optim.weights.precision import from_working, round_stochastically, to_working
@@ -41,6 +41,7 @@ __all__ = [
     'is_plain',
     'master_copies',
     'may_access_directly',
+    'numeric_options',
     'option_schedule_path',
     'option_schedules',
     'own_options',
@@ -151,3 +152,31 @@ def state_leaves(optimizer: bo.Optimizer, without_skips: bool = False) -> list[A
 def replays(optimizer: bo.Optimizer) -> Any:
     """Return the functions that ``minimize`` of an optimizer has compiled, by the structures of their traces."""
     return optimizer._updater.replays.known
+
+
+OPTIONAL_NUMBERS = {
+    'adamw_lr': 0.01,
+    'eps_root': 1e-8,
+    'shampoo_beta': 0.9,
+    'beta3': 0.9,
+    'init_eta': 0.1,
+    'max_eval': 4,
+    'grad_clip_norm': 1.5,
+    'grad_clip_value': 0.5,
+    'grokfast': 2.5,
+    'grad_clip_adaptive': 0.15,
+}
+"""Values of numeric options that are None by default."""
+
+
+def numeric_options(optimizer: type[bo.Optimizer]) -> dict[str, Any]:
+    """Return a value of each numeric argument of an optimizer that may be traced; those of all optimizers for Adam."""
+    found = {}
+    for name, field in fields_of(optimizer).items():
+        kind = getattr(field.kind, 'checked', None)
+        kind = getattr(kind, '__self__', field.kind)
+        is_own = name not in SHARED or optimizer is bo.Adam
+        if field.init and is_own and isinstance(kind, (Number, Numbers)) and not getattr(kind, 'static', False):
+            value = OPTIONAL_NUMBERS.get(name) if field.default is None else field.default
+            found |= {} if value is None else {name: value}
+    return found

@@ -11,19 +11,18 @@ import itertools
 import operator
 import warnings
 from collections.abc import Callable, Hashable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import compress
 from typing import Any
 
 import brainstate
-import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
+from jax.extend.core import Literal, Var
 
-from braintools_optim.compiled.access import traces_undone
 from braintools_optim.compiled.jit import Donating
 from braintools_optim.compiled.structure import Identity, structure_of
-from braintools_optim.options.types import Structure, Tree
+from braintools_optim.compiled.trace import Trace
+from braintools_optim.options.types import Tree
 
 __all__ = ['Replays']
 
@@ -33,50 +32,17 @@ Step = Callable[..., Tree]
 """A function of a function, which it calls any number of times, and of further arguments."""
 
 
-@dataclass
-class Trace:
-    """What a function does with its arguments and with States, without its Python code."""
+def key_of(trace: Trace, fixed: Set[int]) -> tuple[Hashable, list[Literal]]:
+    """Return the key of a trace, and the Python numbers in its equations.
 
-    jaxpr: Jaxpr
-    constants: list[Tree]
-    """The arrays that the function captures."""
-    numbers: list[Literal]
-    """The Python numbers in the equations."""
-    states: tuple[brainstate.State, ...]
-    written: tuple[bool, ...]
-    output: Structure
-    key: Hashable
-
-    @classmethod
-    def of(cls, function: Callable[..., Tree], args: Sequence[Tree], fixed: Set[int]) -> Trace:
-        """Trace a function; all States stay as they are. No State may take the place of those with a ``fixed`` id."""
-        with traces_undone() as watched:
-            traced = brainstate.transform.StatefulFunction(watched(function), name='minimize').make_jaxpr(*args)
-        at = traced.get_arg_cache_key(*args)
-        closed, trace = traced.get_jaxpr_by_cache(at), traced.get_state_trace_by_cache(at)
-        states, written = tuple(trace.states), tuple(trace.been_writen)
-        output: Structure = traced.get_out_treedef_by_cache(at)
-        numbers: list[Literal] = []
-        key = (
-            structure_of(closed.jaxpr, numbers),
-            tuple(role(state, fixed) for state in states),
-            written,
-            jax.tree.structure((args, [state.value for state in states])),
-            output,
-        )
-        constants = [x if isinstance(x, jax.Array) else np.asarray(x) for x in closed.consts]
-        return cls(closed.jaxpr, constants, numbers, states, written, output, key)
-
-    def values_of(self, places: Sequence[int]) -> list[Tree]:
-        """Return the numbers at some places, and the captured arrays."""
-        return [*self.constants, *(number(self.numbers[i]) for i in places)]
-
-
-def role(state: brainstate.State, fixed: Set[int]) -> Hashable:
-    """Return a State as a part of a key. Models make their short-term States anew, so that only the place counts."""
-    kind: type[brainstate.State] = type(state)
-    is_renewed = issubclass(kind, brainstate.ShortTermState) and id(state) not in fixed
-    return (kind,) if is_renewed else Identity(state)
+    Models make their short-term States anew, so that only the place of such a State counts, unless its id is ``fixed``.
+    """
+    numbers: list[Literal] = []
+    structure, states = structure_of(trace.jaxpr, numbers), []
+    for state in trace.states:
+        is_renewed = isinstance(state, brainstate.ShortTermState) and id(state) not in fixed
+        states.append(type(state) if is_renewed else Identity(state))
+    return (structure, tuple(states), trace.written, trace.inputs, trace.outputs), numbers
 
 
 def number(literal: Literal) -> np.ndarray:
@@ -85,50 +51,41 @@ def number(literal: Literal) -> np.ndarray:
     return np.asarray(literal.val, aval.dtype)
 
 
-class Replay:
-    """A traced function as a function of its arguments, its captured arrays and those of its numbers that vary."""
-
-    def __init__(self, trace: Trace, places: Sequence[int]):
-        self.states, self.written, self.output = trace.states, trace.written, trace.output
-        jaxpr: Any = trace.jaxpr
-        varying = {i: Var(trace.numbers[i].aval) for i in places}
-        place = itertools.count()
-
-        def replaced(atoms: Sequence[Any]) -> list[Any]:  # in the order in which structure_of finds the numbers
-            return [varying.get(next(place), x) if isinstance(x, Literal) else x for x in atoms]
-
-        self.jaxpr: Jaxpr = jaxpr.replace(
-            constvars=[*jaxpr.constvars, *varying.values()],
-            eqns=[eqn.replace(invars=replaced(eqn.invars)) for eqn in jaxpr.eqns],
-            outvars=replaced(jaxpr.outvars),
-        )
-
-    def __call__(self, constants: Sequence[Tree], args: Sequence[Tree]) -> Tree:
-        inputs = jax.tree.leaves((args, {}, [state.value for state in self.states]))
-        results = jaxpr_as_fun(ClosedJaxpr(self.jaxpr, constants))(*inputs)
-        result, values = self.output.unflatten(results)
-        for state, value in zip(compress(self.states, self.written), compress(values, self.written), strict=True):
-            state.value = value
-        return result
-
-
 class Known:
     """The traces of one structure: what all of them share, and the function compiled for them."""
 
-    def __init__(self, trace: Trace):
-        self.numbers = [number(literal).tobytes() for literal in trace.numbers]
+    def __init__(self, numbers: list[Literal]):
+        self.numbers = [number(literal).tobytes() for literal in numbers]
         self.places: list[int] = []
         """The places of the numbers that were not the same in all traces."""
-        self.replay = Replay(trace, ())
+        self.states: tuple[brainstate.State, ...] = ()
         self.compiled: Donating | None = None
 
-    def varies(self, trace: Trace) -> bool:
+    def varies(self, numbers: list[Literal]) -> bool:
         """Return whether further numbers vary in a trace, and count them among those that do."""
-        others = [number(literal).tobytes() for literal in trace.numbers]
+        others = [number(literal).tobytes() for literal in numbers]
         differ = [i for i, (old, new) in enumerate(zip(self.numbers, others, strict=True)) if old != new]
         more = sorted({*differ, *self.places})
         varies, self.places = more != self.places, more
         return varies
+
+    def replay(self, trace: Trace, numbers: list[Literal], step: Step) -> Callable[..., Tree]:
+        """Return a step as a function of the numbers that vary and the captured arrays, and of the inputs."""
+        self.states, trace = trace.states, with_arguments(trace, numbers, self.places)
+
+        def replayed(constants: Sequence[Tree], args: Sequence[Tree]) -> Tree:
+            result, values = trace.call(constants, args, [state.value for state in self.states])
+            for state, value in zip(compress(self.states, trace.written), compress(values, trace.written), strict=True):
+                state.value = value
+            return result
+
+        return lambda constants, *inputs: step(lambda *args: replayed(constants, args), *inputs)
+
+    def rebind(self, compiled: Donating, states: tuple[brainstate.State, ...]) -> None:
+        """Use the present States, if a model has made some of them anew."""
+        if any(map(operator.is_not, self.states, states)):
+            compiled.rebind(dict(zip(map(id, self.states), states, strict=True)))
+            self.states = states
 
 
 class Replays:
@@ -138,20 +95,31 @@ class Replays:
         self.compile = compile
         self.known: dict[Hashable, Known] = {}
 
-    def __call__(self, kind: Hashable, step: Step, trace: Trace, inputs: Sequence[Tree]) -> Tree:
-        """Return ``step`` of the traced function and the inputs; ``kind`` tells apart steps that do something else."""
-        key = kind, trace.key
-        known = self.known.pop(key, None) or Known(trace)
+    def __call__(
+        self,
+        kind: Hashable,
+        step: Step,
+        function: Callable[..., Tree],
+        args: Sequence[Tree],
+        inputs: Sequence[Tree],
+        fixed: Set[int],
+    ) -> Tree:
+        """Return ``step(function, *inputs)`` for a function of ``args``.
+
+        ``kind`` tells apart steps that do something else. No other State may replace one whose id is ``fixed``.
+        """
+        trace = Trace.of(function, args, 'minimize')
+        structure, numbers = key_of(trace, fixed)
+        key = kind, structure
+        known = self.known.pop(key, None) or Known(numbers)
         self.known[key] = known  # the last used is the last entry
         if len(self.known) > MOST:
             self.forget()
-        if known.varies(trace) or known.compiled is None:
-            known.replay = Replay(trace, known.places)
-            known.compiled = self.compile(of_replay(step, known.replay))
-        elif any(map(operator.is_not, known.replay.states, trace.states)):
-            known.compiled.rebind(dict(zip(map(id, known.replay.states), trace.states, strict=True)))
-            known.replay.states = trace.states
-        return known.compiled((trace.values_of(known.places), *inputs), {})
+        if known.varies(numbers) or known.compiled is None:
+            known.compiled = self.compile(known.replay(trace, numbers, step))
+        known.rebind(known.compiled, trace.states)
+        constants = [*trace.constants, *(number(numbers[i]) for i in known.places)]
+        return known.compiled((constants, *inputs), {})
 
     def forget(self) -> None:
         """Forget the function that was not used for longest."""
@@ -159,14 +127,19 @@ class Replays:
         warnings.warn(
             f'The loss was compiled {MOST} times, because something other than the arrays and numbers that it reads '
             'has changed: their shapes, its branches, or a number inside a loop. Make such a number an array.',
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
-def of_replay(step: Step, replay: Replay) -> Callable[..., Tree]:
-    """Return a step as a function of the values that its traced function captures, and of the inputs."""
+def with_arguments(trace: Trace, numbers: list[Literal], places: Sequence[int]) -> Trace:
+    """Return a trace in which the numbers at some places are further captured arrays."""
+    jaxpr: Any = trace.jaxpr
+    varying, place = {i: Var(numbers[i].aval) for i in places}, itertools.count()
 
-    def run(values: Sequence[Tree], *inputs: Tree) -> Tree:
-        return step(lambda *args: replay(values, args), *inputs)
+    def replaced(atoms: Sequence[Any]) -> list[Any]:  # in the order in which structure_of finds the numbers
+        return [varying.get(next(place), x) if isinstance(x, Literal) else x for x in atoms]
 
-    return run
+    eqns = [eqn.replace(invars=replaced(eqn.invars)) for eqn in jaxpr.eqns]
+    outvars = replaced(jaxpr.outvars)
+    constvars = [*jaxpr.constvars, *varying.values()]
+    return replace(trace, jaxpr=jaxpr.replace(constvars=constvars, eqns=eqns, outvars=outvars))

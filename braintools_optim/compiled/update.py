@@ -25,7 +25,7 @@ from braintools_optim.compiled.access import (
 from braintools_optim.compiled.buffers import DonationCache, compiler_options, raise_if_lost
 from braintools_optim.compiled.jit import Donating, donating
 from braintools_optim.compiled.plan import Wanted, calls_python, jaxprs_of
-from braintools_optim.compiled.replay import Replays, Step, Trace
+from braintools_optim.compiled.replay import Replays, Step
 from braintools_optim.core import Core, refuse_evaluating
 from braintools_optim.loss_scale import LOSS_SCALE, DynamicLossScale
 from braintools_optim.options.hyperparameters import Hyperparameters
@@ -235,7 +235,7 @@ class Updater:
     ) -> Tree:
         """Return ``step(function, *inputs)``, compiled, for a function of ``args`` that is traced in every call."""
         kind = kind, self.donate_weights, len(self.core.weights)
-        return self.replays(kind, step, Trace.of(function, args, self.core.weights.manager.seen_ids), inputs)
+        return self.replays(kind, step, function, args, inputs, self.core.weights.manager.seen_ids)
 
     # the pure function
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -27,6 +27,7 @@ __all__ = [
     'POSITIVE',
     'POSITIVE_AND_FINITE',
     'RATE',
+    'SWEPT',
     'UNIT',
     'Argument',
     'Betas',
@@ -90,6 +91,8 @@ POSITIVE = Range(0, low_open=True)
 POSITIVE_AND_FINITE = Range(0, low_open=True, high_open=True)
 UNIT = Range(0, 1)
 BELOW_ONE = Range(0, 1, high_open=True)
+SWEPT: dict[int, Sequence[float]] = {}
+"""The numbers that tracers stand for, by the ids of the tracers, while a sweep is traced."""
 
 
 NO_NUMBERS = (bool, np.bool_, str, brainunit.Quantity, Mapping)
@@ -121,7 +124,8 @@ class Number(Kind):
     """A real number in a range.
 
     ``decay`` marks the decay rate of an average, which a step holds as ``Decay``. ``off_at_zero`` marks a
-    number whose stage or slot is left out of the compiled step while the number is 0.
+    number whose stage or slot is left out of the compiled step while the number is 0, and
+    ``static`` one that cannot be traced.
     """
 
     allowed: Range = ANY_FINITE
@@ -129,6 +133,7 @@ class Number(Kind):
     optional: bool = False
     decay: bool = False
     off_at_zero: bool = False
+    static: bool = False
     meaning: str = ''
     schedulable = True
 
@@ -137,9 +142,7 @@ class Number(Kind):
             return None
         shown = repr(value) if len(repr(value)) < 80 else f'{repr(value)[:60]}...'
         if isinstance(value, Tracer):
-            if value.ndim != 0:
-                raise TypeError(f'Invalid {name}={shown}. Must be a number, not an array of shape {value.shape}.')
-            return value
+            return self.check_traced(name, value, shown)
         try:
             if value is None or isinstance(value, NO_NUMBERS) or np.ndim(value) != 0:
                 raise TypeError
@@ -155,6 +158,16 @@ class Number(Kind):
         if refusal := beyond_floats(number):
             raise ValueError(f'Invalid {name}={shown}. {refusal}')
         return number
+
+    def check_traced(self, name: str, value: OptionValue, shown: str) -> OptionValue:
+        """Return a traced number; raise if the number must be known, or if those of a sweep are not allowed."""
+        if value.ndim != 0:
+            raise TypeError(f'Invalid {name}={shown}. Must be a number, not an array of shape {value.shape}.')
+        if self.static:
+            raise TypeError(f'Invalid {name}: it is traced. Must be a Python number, which decides what is compiled.')
+        for number in SWEPT.get(id(value), ()):
+            self.check(name, number)
+        return value
 
     def to_leaf(self, value: OptionValue) -> Tree:
         if value is None or (self.off_at_zero and not isinstance(value, (jax.Array, np.ndarray)) and value == 0):

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import brainunit
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from braintools_optim.groups.spec import GroupSpec
 from braintools_optim.learning_rate import Rate
@@ -172,7 +173,7 @@ class Muon(Optimizer):
     nesterov: bool = True
     ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315)
     eps: PositiveFinite = 1e-7
-    ns_steps: Annotated[int, Argument(Number(Range(0, 99), integer=True).check)] = 5
+    ns_steps: Annotated[int, Argument(Number(Range(0, 99), integer=True, static=True).check)] = 5
     adjust_lr_fn: Literal[None, 'original', 'match_rms_adamw'] = None
     _: KW_ONLY
     muon: Annotated[Predicate, Argument()] = hidden_matrix
@@ -221,7 +222,7 @@ class Muon(Optimizer):
 
     def warn_of_shared_rate(self, names: list[str]) -> None:
         """Warn if a learning rate that is usual for Muon is about to be used by AdamW."""
-        if self.base_lr > 5e-3 and self.adjust_lr_fn != 'match_rms_adamw':
+        if not isinstance(self.base_lr, Tracer) and self.base_lr > 5e-3 and self.adjust_lr_fn != 'match_rms_adamw':
             warnings.warn(
                 f'AdamW updates {", ".join(names)} with the lr={self.base_lr:g} of Muon, which is usually too large. '
                 f"Pass adamw_lr; the author's is 3e-4 beside lr=0.02.",
@@ -315,7 +316,7 @@ class SOAP(Optimizer):
     eps: NonNegative = 1e-8
     weight_decay: WeightDecay = 0.01
     precondition_frequency: Period = 10
-    max_precondition_dim: Annotated[int, Argument(Number(AT_LEAST_ZERO, integer=True).check)] = 10000
+    max_precondition_dim: Annotated[int, Argument(Number(AT_LEAST_ZERO, integer=True, static=True).check)] = 10000
 
     def init_slots(self, w: Array, hp: Hyperparameters) -> Slots:
         slots = {'exp_avg': jnp.zeros_like(w), 'exp_avg_sq': jnp.zeros_like(w)}

@@ -14,7 +14,7 @@ import optax
 from braintools_optim.learning_rate import LearningRate, Rate
 from braintools_optim.optimizer import Optimizer
 from braintools_optim.options import Argument, Flag, Hyperparameters, Number, WeightDecay
-from braintools_optim.options.kinds import AT_LEAST_ONE, AT_LEAST_ZERO, UNIT
+from braintools_optim.options.kinds import AT_LEAST_ONE, AT_LEAST_ZERO, UNIT, is_on
 from braintools_optim.options.types import ArrayOrQuantity, Options, OptionValue, Tree
 from braintools_optim.rules.loss import loss_of_leaves
 from braintools_optim.rules.optax import OptaxRule, to_optax
@@ -26,6 +26,7 @@ __all__ = ['LBFGS', 'Lookahead']
 
 Array = jax.Array
 SYNC_PERIOD = Number(AT_LEAST_ONE, integer=True)
+MEMORY_SIZE = Number(AT_LEAST_ONE, integer=True, static=True)
 ALPHA = Number(UNIT)
 LINESEARCHES = {
     'strong_wolfe': lambda: optax.scale_by_zoom_linesearch(max_linesearch_steps=25, initial_guess_strategy='one'),
@@ -117,13 +118,13 @@ class LBFGS(OptaxRule):
 
     works_per_group = False
     lr: Rate = Rate(1.0)
-    memory_size: Annotated[int, Argument(Number(AT_LEAST_ONE, integer=True).check)] = 10
+    memory_size: Annotated[int, Argument(MEMORY_SIZE.check)] = 10
     scale_init_precond: Annotated[bool, Argument(Flag().check)] = True
     linesearch: Annotated[str | optax.GradientTransformationExtraArgs | None, Argument(check_linesearch)] = None
     _: KW_ONLY
     history_size: InitVar[int | None] = None
     line_search_fn: InitVar[Literal['strong_wolfe', None]] = None
-    max_iter: Annotated[int, Argument(Number(AT_LEAST_ONE, integer=True).check)] = 1
+    max_iter: Annotated[int, Argument(Number(AT_LEAST_ONE, integer=True, static=True).check)] = 1
     max_eval: Annotated[int | None, Argument(Number(AT_LEAST_ONE, integer=True, optional=True).check)] = None
     tolerance_grad: Annotated[float, Argument(Number(AT_LEAST_ZERO).check)] = 0.0
     tolerance_change: Annotated[float, Argument(Number(AT_LEAST_ZERO).check)] = 0.0
@@ -131,7 +132,7 @@ class LBFGS(OptaxRule):
     def resolve(self, options: Options) -> Options:
         options = with_names_of_torch(options)
         steps, scales, search = (options[name] for name in ('memory_size', 'scale_init_precond', 'linesearch'))
-        steps = Number(AT_LEAST_ONE, integer=True).check('memory_size', steps)
+        steps = MEMORY_SIZE.check('memory_size', steps)
         newton = optax.scale_by_lbfgs(int(steps), Flag().check('scale_init_precond', scales))
         self.tx = optax.chain(newton, optax.scale(-1.0), transformation(check_linesearch('linesearch', search)))
         return super().resolve(options)
@@ -155,9 +156,10 @@ class LBFGS(OptaxRule):
     ) -> tuple[Leaves, Tree]:
         """Return the direction of one iteration and the new state, or no move and the old state at a minimum."""
         directions, new = super().group_direction(g, w, state, hp, info)
-        if self.tolerance_grad == 0 and self.tolerance_change == 0:
+        if not (is_on(self.tolerance_grad) or is_on(self.tolerance_change)):
             return directions, new
         stops = (largest(g) <= self.tolerance_grad) | (product(g, directions) < self.tolerance_change)
+        stops &= (self.tolerance_grad > 0) | (self.tolerance_change > 0)  # unknown before if they are traced
         still = {key: jnp.zeros_like(d) for key, d in directions.items()}
         return where(stops, still, directions), where(stops, state, new)
 
