@@ -91,7 +91,7 @@ class SWALR(LRScheduler):
 
     Examples
     --------
-    >>> SWALR(1.0, swa_lr=0.5, anneal_epochs=4).lr_at([0, 2, 4, 6]).round(3).tolist()
+    >>> SWALR(1.0, swa_lr=0.5, anneal_epochs=4, anneal_strategy='linear').lr_at([0, 2, 4, 6]).tolist()
     [1.0, 0.75, 0.5, 0.5]
     """
 
