@@ -15,5 +15,5 @@ def new_axes() -> Axes:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("plot() needs matplotlib: pip install matplotlib.") from error
+        raise ImportError('plot() needs matplotlib: pip install matplotlib.') from error
     return Figure(figsize=(4.5, 3), layout='constrained').add_subplot()

@@ -58,9 +58,7 @@ class Adagrad(Optimizer):
     [0.7, 2.0]
     """
 
-    torch_counterpart = torch_options(
-        'weight_decay eps lr_decay initial_accumulator_value', decoupled_weight_decay=False
-    )
+    torch_counterpart = torch_options('weight_decay eps lr_decay initial_accumulator_value')
     optax_slots = optax_state('ScaleByRssState', sum_of_squares='sum')
     lr: Rate = Rate(1e-2)
     lr_decay: NonNegative = 0.0
@@ -112,7 +110,7 @@ class Adadelta(Optimizer):
     0.051317
     """
 
-    torch_counterpart = torch_options('weight_decay rho eps', decoupled_weight_decay=False)
+    torch_counterpart = torch_options('weight_decay rho eps')
     lr: Rate = Rate(1.0)
     rho: Annotated[Schedulable, Number(UNIT, decay=True)] = 0.9
     eps: NonNegative = 1e-6

@@ -66,7 +66,7 @@ class Adamax(TwoMoments):
     [0.25, 3.0]
     """
 
-    torch_counterpart = torch_options('weight_decay betas eps', decoupled_weight_decay=False)
+    torch_counterpart = torch_options('weight_decay betas eps')
     optax_slots = optax_state('ScaleByAdamState', mu='exp_avg', nu='exp_inf')
     lr: Rate = Rate(2e-3)
 

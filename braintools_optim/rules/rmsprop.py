@@ -56,7 +56,7 @@ class RMSprop(Optimizer):
     0.8
     """
 
-    torch_counterpart = torch_options('weight_decay alpha eps momentum centered', decoupled_weight_decay=False)
+    torch_counterpart = torch_options('weight_decay alpha eps momentum centered')
     optax_slots = optax_state('ScaleByRmsState', nu='square_avg')
     lr: Rate = Rate(1e-2)
     alpha: DecayRate = 0.99

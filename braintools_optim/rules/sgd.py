@@ -60,9 +60,7 @@ class SGD(Optimizer):
     [-0.25, 2.0]
     """
 
-    torch_counterpart = torch_options(
-        'weight_decay momentum dampening nesterov', counts=False, decoupled_weight_decay=False
-    )
+    torch_counterpart = torch_options('weight_decay momentum dampening nesterov', counts=False)
     optax_slots = optax_state('TraceState', trace='momentum_buffer')
     momentum: MomentumFactor = 0.0
     weight_decay: WeightDecay = 0.0

@@ -36,8 +36,9 @@ class TorchCounterpart:
         return slots
 
 
-def torch_options(names: str, *, counts: bool = True, **fixed: OptionValue) -> TorchCounterpart:
-    """Return a counterpart with these options besides ``maximize``, and fixed values of other options."""
+def torch_options(names: str, *, counts: bool = True) -> TorchCounterpart:
+    """Return a counterpart with these options besides ``maximize``. Without the option, weight decay is coupled."""
+    fixed = {} if 'decoupled_weight_decay' in names else {'decoupled_weight_decay': False}
     return TorchCounterpart(('maximize', *names.split()), fixed, counts=counts)
 
 
