@@ -203,7 +203,40 @@ def torch_checks() -> dict[str, Probe]:
 
         return hasattr(swa_utils, 'AveragedModel')
 
-    return {'rate': rate, 'group': group, 'state': state, 'tools': tools, 'averages': averages}
+    def one_algorithm() -> bool:
+        import torch
+
+        optimizer = torch.optim.SGD([torch_weight()], lr=0.1)
+        optimizer.add_param_group({'params': [torch_weight()], 'algorithm': 'Adam', 'betas': (0.9, 0.999)})
+        for group in optimizer.param_groups:
+            group['params'][0].grad = torch.full((3,), 5.0)
+        optimizer.step()
+        return all(np.allclose(group['params'][0].detach(), 0.5) for group in optimizer.param_groups)
+
+    def adds_gradients() -> bool:
+        w = torch_weight()
+        for _ in range(2):
+            w.sum().backward()
+        return bool(np.allclose(w.grad, 2.0))
+
+    return {
+        'rate': rate,
+        'group': group,
+        'state': state,
+        'tools': tools,
+        'averages': averages,
+        'one_algorithm': one_algorithm,
+        'adds_gradients': adds_gradients,
+    }
+
+
+def own_algorithm() -> bool:
+    """Return whether one optimizer updates one weight by Adam and another one by SGD."""
+    states = {'a': weight(), 'b': weight()}
+    ours.Adam(0.1, groups={'b': ours.SGD(0.1)}).register_trainable_weights(states).update(
+        dict.fromkeys('ab', jnp.full(3, 5.0))
+    )
+    return moves(states['a'].value) and bool(jnp.allclose(states['b'].value, 0.5))
 
 
 NAN, WRONG = np.full(3, np.nan, np.float32), np.ones((2, 3), np.float32)
@@ -261,6 +294,27 @@ TABLE: dict[str, tuple[Cell, Cell, Cell, Cell, Cell]] = {
         ('`partition`', lambda: hasattr(optax, 'partition')),
         ('always Adam', lambda: added_group_runs_sgd(ours) and not added_group_runs_sgd(braintools())),
         ('`partition`', lambda: hasattr(optax, 'partition')),
+    ),
+    'group with another algorithm': (
+        ("`groups={'delay': SGD(...)}`", own_algorithm),
+        ('a second optimizer', TORCH['one_algorithm']),
+        ('`partition`', lambda: hasattr(optax, 'partition')),
+        ('always Adam', lambda: added_group_runs_sgd(ours) and not added_group_runs_sgd(braintools())),
+        ('`partition`', lambda: hasattr(optax, 'partition')),
+    ),
+    'accumulated gradients': (
+        ('argument', has_options('accumulate_steps')),
+        ('several `backward`', TORCH['adds_gradients']),
+        ('`MultiSteps`', lambda: hasattr(optax, 'MultiSteps')),
+        ('by hand', lambda: 'accumul' not in str(inspect.signature(braintools().Adam.__init__))),
+        ('`MultiSteps`', lambda: hasattr(optax, 'MultiSteps')),
+    ),
+    'average of the weights': (
+        ('argument', has_options('average')),
+        ('`AveragedModel`', TORCH['averages']),
+        ('`incremental_update`', lambda: hasattr(optax, 'incremental_update')),
+        ('by hand', lambda: 'average' not in str(inspect.signature(braintools().Adam.__init__))),
+        ('`incremental_update`', lambda: hasattr(optax, 'incremental_update')),
     ),
     'clipping by global norm': (
         ('argument', lambda: clips_all_groups(ours)),
