@@ -148,7 +148,7 @@ def test_table_and_plot() -> None:
 def test_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     result = bo.sweep(lambda lr: {'loss': lr}, lr=[1.0])
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
-    with pytest.raises(ImportError, match=r"plot\(\) needs matplotlib: pip install matplotlib"):
+    with pytest.raises(ImportError, match=r'plot\(\) needs matplotlib: pip install matplotlib'):
         result.plot()
 
 
