@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import braintools_optim as bo
 from benchmarks.cost import first_step, growth, memory
 from benchmarks.harness import medians
+from benchmarks.online import in_scan
 from benchmarks.report import save, tables
 from benchmarks.steps import PEERS, MissingPeerError
 from benchmarks.train import TRAIN
@@ -73,6 +74,7 @@ def measure(smoke: bool) -> dict[str, Any]:
     """Run all benchmarks, and return the results."""
     by_leaves = [(n, 1024 * n) for n in ((1, 10) if smoke else (1, 10, 100, 1000))]
     by_weights = [(4, 10**k) for k in ((4, 5) if smoke else (4, 5, 6, 7, 8))]
+    loops = [(4, 8)] if smoke else [(4, 8), (50, 8), (4, 64), (50, 64)]
     leaves, repetitions = (4, 1) if smoke else (300, 3)
     return {
         'date': datetime.date.today().isoformat(),
@@ -86,6 +88,7 @@ def measure(smoke: bool) -> dict[str, Any]:
         ],
         'steps': step_times(smoke),
         'train': train_times(smoke),
+        'in a loop': [in_scan(leaves, side, *((10, 3) if smoke else (1000, 15))) for leaves, side in loops],
         'by leaves': growth(by_leaves, 3 if smoke else 25),
         'by weights': growth(by_weights, 3 if smoke else 7),
         'memory': memory(4, 64 if smoke else 2048),

@@ -50,7 +50,24 @@ def tables(result: Result) -> list[str]:
     ]
     peers = list(result['train'][0]['ms'])
     lines += table(['', *peers], [[row['what'], *cells(row['ms'], peers)] for row in result['train']])
-    return [*lines, *first_update(result), *memory(result), *scaling(result)]
+    return [*lines, *in_a_loop(result), *first_update(result), *memory(result), *scaling(result)]
+
+
+def in_a_loop(result: Result) -> list[str]:
+    if 'in a loop' not in result:  # recorded before this was measured
+        return []
+    lines = [
+        '## Update in a loop',
+        '',
+        'Time of one of many updates with clipping in one compiled loop, in microseconds. The gradient is the weight.',
+        '',
+    ]
+    rows, peers = result['in a loop'], list(result['in a loop'][0]['ms'])
+    body = [
+        [f'{row["leaves"]} leaves of {row["side"]}x{row["side"]}', *(f'{1e3 * row["ms"][peer]:.2f}' for peer in peers)]
+        for row in rows
+    ]
+    return lines + table(['', *peers], body)
 
 
 def first_update(result: Result) -> list[str]:

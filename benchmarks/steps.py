@@ -6,7 +6,7 @@ together. The weight is read as an attribute of the State, because the cost of `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import brainstate
@@ -18,7 +18,7 @@ import optax
 import braintools_optim as bo
 from braintools_optim.compiled.access import value_of
 
-__all__ = ['PEERS', 'MissingPeerError', 'chain', 'optax_update']
+__all__ = ['PEERS', 'MissingPeerError', 'adam', 'adam_state', 'chain', 'optax_update']
 
 Step = Callable[[], Any]
 Gradients = dict[str, jax.Array]
@@ -51,9 +51,8 @@ def _ours(gradients: Gradients, clip: float | None, donate_weights: bool) -> Ste
     return step
 
 
-def by_hand(gradients: Gradients, clip: float | None) -> Step:
-    """The same mathematics on plain lists of arrays under ``jax.jit``, with all buffers donated."""
-    g = list(gradients.values())
+def adam(clip: float | None) -> Callable[..., Any]:
+    """Return the same mathematics on plain lists of arrays: a function from state and gradients to the new state."""
 
     def update(w: Any, m: Any, v: Any, t: Any, g: Any) -> Any:
         t = t + 1
@@ -66,8 +65,18 @@ def by_hand(gradients: Gradients, clip: float | None) -> Step:
         w = [p - 1e-3 * (debias1 * a / (jnp.sqrt(debias2 * b) + 1e-8)) for p, a, b in zip(w, m, v, strict=True)]
         return w, m, v, t
 
-    compiled = jax.jit(update, donate_argnums=(0, 1, 2, 3))
-    state = [jnp.ones_like(x) for x in g], [jnp.zeros_like(x) for x in g], [jnp.zeros_like(x) for x in g], jnp.zeros(())
+    return update
+
+
+def adam_state(g: Sequence[jax.Array]) -> tuple[Any, ...]:
+    """Return weights of ones, and the state of :func:`adam` before the first update."""
+    return [jnp.ones_like(x) for x in g], [jnp.zeros_like(x) for x in g], [jnp.zeros_like(x) for x in g], jnp.zeros(())
+
+
+def by_hand(gradients: Gradients, clip: float | None) -> Step:
+    """The same mathematics on plain lists of arrays under ``jax.jit``, with all buffers donated."""
+    g = list(gradients.values())
+    compiled, state = jax.jit(adam(clip), donate_argnums=(0, 1, 2, 3)), adam_state(g)
 
     def step() -> Any:
         nonlocal state

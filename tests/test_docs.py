@@ -18,6 +18,7 @@ from benchmarks.comparison import PEERS, false_cells, is_installed, table
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(path for path in (ROOT / 'docs').rglob('*.md') if not {'_build', 'gallery'} & {*path.parts})
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *DOCS]
+ONLINE = ROOT / 'docs' / 'online.md'
 BLOCK = re.compile(r'^( *)```python\n(.*?)^\1```\n(?:\n\1```text\n(.*?)^\1```)?', re.MULTILINE | re.DOTALL)
 OPTIONAL = ('flax', 'torch')  # which `make torch` installs, and `make test` does not
 NUMBER = re.compile(r'\d+(?:\.\d+)?(?:e[+-]?\d+)?')
@@ -38,6 +39,19 @@ def test_python_blocks_run_and_print_what_is_shown(page: Path, tmp_path: Path, m
             exec(compile(textwrap.dedent(block), page.name, 'exec', dont_inherit=True), namespace)
         if shown:
             assert_alike(printed.getvalue(), textwrap.dedent(shown))
+
+
+@pytest.mark.usefixtures('float32')
+@pytest.mark.filterwarnings('ignore:ETP primitive')  # braintrace names the weights whose gradients have no trace
+def test_example_with_braintrace_learns() -> None:
+    pytest.importorskip('braintrace')
+    namespace: dict[str, Any] = {}
+    for block in re.findall(
+        r'^```(?:python|{code-block} python)\n(.*?)^```', ONLINE.read_text(), re.MULTILINE | re.DOTALL
+    ):
+        exec(compile(block, ONLINE.name, 'exec', dont_inherit=True), namespace)
+    losses = namespace['losses']
+    assert losses[-1000:].mean() < 0.3 * losses[:1000].mean()
 
 
 def assert_alike(printed: str, shown: str) -> None:
