@@ -23,11 +23,10 @@ EVERYWHERE = pytest.mark.parametrize(
     'run',
     [
         lambda step: [step(jnp.asarray(t)) for t in range(STEPS)],
-        lambda step: [*map(transform.jit(step), jnp.arange(STEPS))],
         lambda step: [*map(bo.jit(step), jnp.arange(STEPS))],
         lambda step: transform.for_loop(step, jnp.arange(STEPS)),
     ],
-    ids=['eager', 'jit', 'donating jit', 'for_loop'],
+    ids=['eager', 'jit', 'for_loop'],
 )
 
 
