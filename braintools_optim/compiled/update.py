@@ -279,13 +279,7 @@ class Updater:
         if core.dynamic_loss_scale is not None and new.finite is not None and scale_before is not None:
             after.append(core.dynamic_loss_scale.after(scale_before, new.finite))
         if metrics_before is not None:
-            rates = [hp.lr for hp in parts]
-            metrics = next_metrics(metrics_before, new.metrics, rates, new.state.skipped[0], count, new.applied)
-            kept = required if core.policy.accumulation is None else new.applied
-            if kept is not None:
-                skipped = {} if required is not None else {'skipped': metrics['skipped']}
-                metrics = {name: jnp.where(kept, x, metrics_before[name]) for name, x in metrics.items()} | skipped
-            after.append(metrics)
+            after.append(self.metrics_after(metrics_before, new, [hp.lr for hp in parts], count, required))
         if core.policy.accumulation is not None:
             after.append(new.applied)
         layout, state = core.policy.layout, new.state
@@ -293,6 +287,22 @@ class Updater:
             state, new = beside(state, weights, layout), new._replace(weights=layout.kept(new.weights))
         leaves = [new.weights[key] for key in weights]
         return deferred((state, core.weights.structure.unflatten(leaves), after, required))
+
+    def metrics_after(
+        self,
+        before: dict[str, jax.Array],
+        new: Outcome,
+        rates: Sequence[jax.Array],
+        count: jax.Array,
+        required: jax.Array | None,
+    ) -> dict[str, jax.Array]:
+        """Return the metrics after a step. They stay if the step raises, or if it only accumulates gradients."""
+        metrics = next_metrics(before, new.metrics, rates, new.state.skipped[0], count, new.applied)
+        kept = required if self.core.policy.accumulation is None else new.applied
+        if kept is None:
+            return metrics
+        skipped = {} if required is not None else {'skipped': metrics['skipped']}
+        return {name: jnp.where(kept, x, before[name]) for name, x in metrics.items()} | skipped
 
     def stepped(self, inputs: Inputs, call: Call) -> Outcome:
         """Return the outcome of a step, or of one batch of it if gradients are accumulated."""
