@@ -126,20 +126,21 @@ class Updater:
 
     def update_states(self, grads: Tree, extra: Extra, call: Call, loss_scale: Scalar | None) -> jax.Array | None:
         """Update the States; return whether the gradients are finite, None if the update never raises."""
-        opt_state = self.core.registered('update')
-        scaling = self.core.arguments.loss_scale if loss_scale is None else LOSS_SCALE.check('loss_scale', loss_scale)
-        weights = self.core.weights.states
-        written = [opt_state, *weights, self.core.step_count]
-        if isinstance(scaling, DynamicLossScale):
-            written.append(scaling.state)
-            scaling, call = None, call._replace(dynamic=True)
-        elif scaling is not None:
-            scaling = as_scale(scaling)
-        if self.core.metrics_state is not None:
-            written.append(self.core.metrics_state)
-        if self.core.policy.accumulation is not None:
-            written.append(self.core.did_update)
-        states = [*written, self.core.settings.values, *self.core.settings.sources()]
+        core = self.core
+        opt_state, settings, weights = core.registered('update'), core.settings, core.weights.states
+        scaling = core.arguments.loss_scale if loss_scale is None else LOSS_SCALE.check('loss_scale', loss_scale)
+        written = [opt_state, *weights, core.step_count]
+        if scaling is not None:
+            if isinstance(scaling, DynamicLossScale):
+                written.append(scaling.state)
+                scaling, call = None, call._replace(dynamic=True)
+            else:
+                scaling = as_scale(scaling)
+        if core.metrics_state is not None:
+            written.append(core.metrics_state)
+        if core.policy.accumulation is not None:
+            written.append(core.did_update)
+        states = [*written, settings.values, *settings.sources()]
         direct = may_access_directly(states)
         state, *values = read(states, direct)
         weight_values, others = values[: len(weights)], values[len(weights) :]
