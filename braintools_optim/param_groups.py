@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -32,15 +33,18 @@ class Grouped:
         """Register weights: a tree of ``brainstate.State``, such as ``model.states(brainstate.ParamState)``.
 
         Weights that are registered already keep their optimizer state; further ones become a group, or the groups of
-        the option ``groups``. A list of dicts with the weights under ``'params'``, torch's form, registers a group for
-        each dict, with the options that the dict holds besides. Returns the optimizer.
+        the option ``groups``. A tree without weights warns, and updates then change nothing. A list of
+        dicts with the weights under ``'params'``, torch's form, registers a group for each dict, with the options that
+        the dict holds besides. Returns the optimizer.
         """
         core = self._core
         if (entries := torch_groups(param_states)) is not None:
             self._add_entries(entries)
             return self
-        weights, keys = core.weights.extended(param_states, skip_known=bool(core.groups))
-        if keys:
+        weights, keys = core.weights.extended(param_states, skip_known=True)
+        if not (keys or core.groups):
+            warnings.warn('There are no weights to register: updates will change nothing.', stacklevel=2)
+        if keys or not core.groups:
             named = weights.named()
             parts = divide_by_predicates({key: named[key] for key in keys}, core.arguments.groups or {})
             trees = [{name: weights.state_of(name) for name in names} for names, _ in parts]

@@ -339,7 +339,8 @@ def optimizer_state_from(
     reading.finish()
     chosen = [here if whose in misfits else there for whose, here, there in found]
     value = jax.tree.unflatten(jax.tree.structure(parts), chosen)
-    value['step'] = jnp.stack([value['step'][key] for key in core.weights.keys])
+    counts = [value['step'][key] for key in core.weights.keys]
+    value['step'] = jnp.stack(counts) if counts else state.step
     value = jax.tree.map(
         lambda x, new: x.with_parts(new) if is_state(x) else new, state.parts(), value, is_leaf=is_state
     )

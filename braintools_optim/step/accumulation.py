@@ -48,7 +48,7 @@ def accumulating_step(policy: WeightPolicy, inputs: Inputs, how: Accumulation, f
     state, zero = inputs.state, inputs.shared.on_nonfinite == 'zero' and not inputs.skip_nonfinite
     skips = inputs.skip_nonfinite or inputs.shared.on_nonfinite in ('skip', 'raise')
     finite = all_finite(inputs.gradients, policy) if skips else None
-    sums = dict(state.stage_slots['accumulated'])
+    sums = dict(state.stage_slots.get('accumulated', {}))  # no such slot without weights
     for key, g in inputs.gradients.items():
         sums[key] = sums[key] + contribution(g, sums[key], inputs.loss_scale, finite, zero)
     before = state.running['accumulation']
@@ -101,7 +101,7 @@ def batch_of(finite: Array | None, counted: bool) -> Array:
 
 def with_sums(state: OptimizerState, sums: Mapping[str, Array], numbers: Mapping[str, Array]) -> OptimizerState:
     """Return an optimizer state with other sums of gradients and other numbers of batches."""
-    slots = {**state.stage_slots, 'accumulated': dict(sums)}
+    slots = {**state.stage_slots, 'accumulated': dict(sums)} if sums else state.stage_slots
     return replace(state, stage_slots=slots, running={**state.running, 'accumulation': dict(numbers)})
 
 

@@ -187,6 +187,8 @@ class Weights:
         by_name: dict[str, ArrayOrQuantity] = {}
         unknown: list[str] = []
         names = set(self.keys)
+        if not names:  # registration has warned; brainstate's grad of no States differentiates arguments instead
+            return {}
 
         def collect(node: Tree, path: Path, ids: Mapping[Path, int], part: Path = ()) -> None:
             if path in ids:

@@ -29,8 +29,6 @@ def test_registration_errors_name_the_weight_and_change_nothing() -> None:
     opt, w, v = bo.Adam(), brainstate.ParamState(jnp.ones(2)), brainstate.ParamState(jnp.ones(2))
     with pytest.raises(TypeError, match=r'The weight a\.b\.n is int32'):
         opt.register_trainable_weights({'w': w, 'a': {'b': brainstate.ParamState({'n': jnp.arange(2, dtype='int32')})}})
-    with pytest.raises(ValueError, match='no weights'):
-        opt.register_trainable_weights({})
     with pytest.raises(ValueError, match='must be called before update'):
         opt.update({'w': jnp.ones(2)})
     with pytest.raises(ValueError, match='must be called before'):
@@ -133,3 +131,21 @@ def test_clone_of_the_graph_is_refused() -> None:
             use()
     optimizer.update({'w': jnp.ones(2)})
     np.testing.assert_allclose(model['w'].value, 0.5)
+
+
+@pytest.mark.parametrize('options', [{}, {'accumulate_steps': 2}, {'average': bo.EMA()}], ids=str)
+def test_registering_no_weights_warns_and_updates_change_nothing(options: dict[str, Any]) -> None:
+    """A model of which nothing is trained runs through the same loop."""
+    optimizer = bo.Adam(0.1, grad_clip_norm=1.0, metrics=True, on_nonfinite='skip', **options)
+    with pytest.warns(UserWarning, match='There are no weights to register'):
+        optimizer.register_trainable_weights({})
+    optimizer.update({})
+    brainstate.transform.for_loop(lambda _: optimizer.update({}), jnp.arange(3))
+    assert optimizer.step_count.value == 4 // options.get('accumulate_steps', 1)
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert '(none)' in str(optimizer)
+    w = brainstate.ParamState(jnp.ones(2))
+    optimizer.register_trainable_weights({'w': w})
+    for _ in range(options.get('accumulate_steps', 1)):
+        optimizer.update({'w': jnp.ones(2)})
+    np.testing.assert_allclose(w.value, 0.9, rtol=1e-6)
