@@ -126,8 +126,13 @@ class Core:
         self.weights, self.groups, self.policy = weights, [*self.groups, *groups], policy
         if frozen != self.settings.frozen:
             self.settings.freeze(frozen)
+        self.clear_metrics()
+
+    def clear_metrics(self) -> None:
+        """Start the metrics again, if there are any, for the present groups and weights."""
         if self.metrics_state is not None:
-            self.metrics_state.value = first_metrics(len(self.groups))
+            weights = len(self.weights.keys) if self.policy.metrics == 'weights' else None
+            self.metrics_state.value = first_metrics(len(self.groups), weights)
 
     def policy_with(self, fresh: Mapping[str, ArrayOrQuantity]) -> WeightPolicy:
         """Return the policy for the registered weights and for further ones."""
@@ -174,7 +179,7 @@ class Core:
         if is_lost(self.step_count.value):
             self.step_count.value = jnp.zeros((), jnp.int32)
         if self.metrics_state is not None and any(map(is_lost, jax.tree.leaves(self.metrics_state.value))):
-            self.metrics_state.value = first_metrics(len(self.groups))
+            self.clear_metrics()
 
     def check_options(self, options: Hyperparameters) -> None:
         """Raise if options do not go together. Traced options are unknown and pass."""

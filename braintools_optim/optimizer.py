@@ -36,12 +36,13 @@ from braintools_optim.step.arguments import (
     check_constraints,
     check_dtype,
     check_groups,
+    check_metrics,
     check_no_decay,
     check_norm_unit,
     check_stages,
 )
 from braintools_optim.step.diagnosis import Diagnosis
-from braintools_optim.step.metrics import first_metrics
+from braintools_optim.step.metrics import first_metrics, flat
 from braintools_optim.step.policy import WeightPolicy
 from braintools_optim.step.rule import Extra, Rule
 from braintools_optim.step.stage import Stage
@@ -57,13 +58,13 @@ COPY = 'An optimizer holds the weights of one model and cannot be copied: build 
 
 
 class Recorded(Option[OptionValue]):
-    """The field ``metrics``: a flag of the constructor, which reads as the metrics of the last update."""
+    """The field ``metrics``: an argument of the constructor, which reads as the metrics of the last update."""
 
     def __get__(self, instance: Any, owner: type) -> dict[str, jax.Array]:
         metrics: dict[str, jax.Array] = self.default if instance is None else instance.recorded_metrics()
         return metrics
 
-    def __set__(self, instance: HasOptions, value: bool) -> None:
+    def __set__(self, instance: HasOptions, value: bool | Literal['weights']) -> None:
         instance.write_option(self.name, value)
 
 
@@ -152,11 +153,13 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         How new half-precision weights are rounded. With stochastic rounding small steps add up on average.
     master_weights : bool, default False
         Keep a float32 copy of half-precision weights, so that small steps add up exactly.
-    metrics : bool, default False
+    metrics : bool or 'weights', default False
         Record norms, rates and skipped updates. The attribute ``metrics`` then is a dict of arrays: ``lr`` and
         ``update_ratio`` (the norm of the update over the norm of the weights) for each group, ``grad_norm`` before
         clipping, whether the norm was ``clipped`` and the ``clipped_fraction`` of all updates, ``update_norm``, and the
-        number of updates ``skipped``.
+        number of updates ``skipped``. With ``'weights'`` it also has one entry for each weight, in the order of
+        ``weight_names``: ``grad_norms`` before clipping, ``update_ratios``, ``weight_norms`` before the update, and
+        ``clipped_entries``, the share of entries that ``grad_clip_value`` clipped. :meth:`log` names them.
     stages : sequence of Stage, optional
         Further stages of the update, just before or just after the direction of the rule, see :class:`Stage`.
     """
@@ -181,7 +184,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
     ] = None
     state_dtype: Annotated[DTypeLike | None, Argument(check_dtype)] = None
     master_weights: Annotated[bool, Argument(Flag().check)] = False
-    metrics: Recorded = Recorded(False, Argument(Flag().check))
+    metrics: Recorded = Recorded(False, Argument(check_metrics))
     stages: Annotated[Sequence[Stage], Argument(check_stages)] = ()
 
     def __init_subclass__(cls, **arguments: object) -> None:
@@ -201,7 +204,7 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
             records = self.__dict__.pop('metrics')
             self.step_count = OptimState(jnp.zeros((), jnp.int32))
             self.opt_state = None
-            self.metrics_state = OptimState(first_metrics(0)) if records else None
+            self.metrics_state = OptimState(first_metrics(0, 0 if records == 'weights' else None)) if records else None
             settings = Settings(cls, lr, options, self.step_count)
             arguments = Arguments(self.no_decay, self.constraints, self.norm_unit, self.loss_scale)
             policy = WeightPolicy(
@@ -425,6 +428,20 @@ class Optimizer(StageOptions, States, Scheduled, Saved, Rule, BuiltNode):
         if self.metrics_state is None:
             raise ValueError('There are no metrics. Give metrics=True to the constructor.')
         return dict(self.metrics_state.value)
+
+    def log(self) -> dict[str, float]:
+        """Return the metrics of the last update, and the number of updates as ``step``, as floats by flat names.
+
+        Names are ``grad_norm``, ``lr/0`` and ``update_ratio/group/0`` for groups, and ``grad_norm/encoder.weight`` for
+        weights (``metrics='weights'``). The numbers come from the device in one transfer.
+        """
+        metrics = self.recorded_metrics()
+        if is_traced():
+            raise ValueError(
+                'log() cannot be called inside a transformation. Return optimizer.metrics from it instead.'
+            )
+        values: dict[str, Any] = jax.device_get({'step': self.step_count.value, **metrics})
+        return flat(values, self.weight_names)
 
     def diagnose(self, grads: Tree) -> Diagnosis:
         """Return which gradients are not finite, zero or largest, by name; print the result to read it."""

@@ -41,5 +41,5 @@ class SharedOptions(TypedDict, total=False):
     constraints: Mapping[Predicate, Constraint | Callable[[jax.Array], jax.Array]] | None
     state_dtype: DTypeLike | None
     master_weights: bool
-    metrics: bool
+    metrics: bool | Literal['weights']
     stages: Sequence[Stage]

@@ -23,7 +23,6 @@ from braintools_optim.saving.form import FORMAT, canonical, check_form, check_fo
 from braintools_optim.saving.imports import unchanged_by_errors
 from braintools_optim.saving.reading import Reading
 from braintools_optim.settings import OptionValues
-from braintools_optim.step.metrics import first_metrics
 from braintools_optim.step.stages import StageOptions
 from braintools_optim.step.state import OptimizerState, merge_slots, without
 from braintools_optim.weights.predicates import Predicate, selected
@@ -343,6 +342,5 @@ def reset(core: Core, predicate: Predicate | None = None) -> None:
     if predicate is None:
         state = replace(state, skipped=jnp.zeros_like(state.skipped))
         core.step_count.value = jnp.zeros_like(core.step_count.value)
-        if core.metrics_state is not None:
-            core.metrics_state.value = first_metrics(len(core.groups))
+        core.clear_metrics()
     core.registered('reset').value = state

@@ -12,7 +12,15 @@ from braintools_optim.step.stage import Stage
 from braintools_optim.weights.predicates import Predicate, check_predicate
 from braintools_optim.weights.units import norm_scales
 
-__all__ = ['check_constraints', 'check_dtype', 'check_groups', 'check_no_decay', 'check_norm_unit', 'check_stages']
+__all__ = [
+    'check_constraints',
+    'check_dtype',
+    'check_groups',
+    'check_metrics',
+    'check_no_decay',
+    'check_norm_unit',
+    'check_stages',
+]
 
 
 def check_predicates(name: str, value: object) -> Mapping[Predicate, OptionValue] | None:
@@ -64,6 +72,13 @@ def check_dtype(name: str, value: OptionValue) -> OptionValue:
         is_float = False
     if not is_float:
         raise TypeError(f'Invalid {name}={value!r}. Must be a floating-point dtype.')
+    return value
+
+
+def check_metrics(name: str, value: object) -> object:
+    """Return True, False or ``'weights'``."""
+    if value is not True and value is not False and value != 'weights':
+        raise TypeError(f"Invalid {name}={value!r}. Must be True, False or 'weights'.")
     return value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from jax.typing import DTypeLike
 
@@ -25,6 +26,6 @@ class WeightPolicy:
     """The factors of gradients in norms, where they are not 1."""
     state_dtype: DTypeLike | None = None
     master_weights: bool = False
-    metrics: bool = False
+    metrics: bool | Literal['weights'] = False
     changes_only: bool = False
     """Whether a step returns the changes of the parameters instead of the parameters."""
