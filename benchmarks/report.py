@@ -45,7 +45,8 @@ def tables(result: Result) -> list[str]:
         '## Train step',
         '',
         'Time of a gradient and an update with clipping, in milliseconds. "optax by hand" passes plain arrays through '
-        '`jax.jit`. "optax in States" stores the same arrays in States, to show the cost of dispatch in brainstate.',
+        '`jax.jit`. "optax in States" stores the same arrays in States, to show the cost of dispatch in brainstate. '
+        '"with metrics" is the step with the donating jit and metrics of single weights.',
         '',
     ]
     peers = list(result['train'][0]['ms'])

@@ -65,6 +65,11 @@ def ours(states: dict[str, brainstate.ParamState]) -> Update:
     return bo.Adam(1e-3, grad_clip_norm=1.0).register_trainable_weights(states).update
 
 
+def ours_with_metrics(states: dict[str, brainstate.ParamState]) -> Update:
+    """Adam of this library, with the metrics of each weight."""
+    return bo.Adam(1e-3, grad_clip_norm=1.0, metrics='weights').register_trainable_weights(states).update
+
+
 def optax_in_states(states: dict[str, brainstate.ParamState]) -> Update:
     """The optax chain with its arrays in States, which shows the cost of brainstate's dispatch."""
     tx = chain(1.0)
@@ -102,6 +107,7 @@ def by_hand(leaves: int, side: int) -> Step:
 TRAIN: dict[str, Callable[[int, int], Step]] = {
     'ours, brainstate jit': partial(with_states, brainstate.transform.jit, ours),
     'ours, donating jit': partial(with_states, bo.jit, ours),
+    'with metrics': partial(with_states, bo.jit, ours_with_metrics),
     'optax by hand': by_hand,
     'optax in States, brainstate jit': partial(with_states, brainstate.transform.jit, optax_in_states),
 }

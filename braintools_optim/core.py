@@ -153,16 +153,17 @@ class Core:
             self.settings.freeze(frozen)
         for counter in [self.step_count, *([scale.state] if (scale := self.dynamic_loss_scale) else [])]:
             counter.value = self.beside_weights(counter.value)
-        self.restart_metrics()
+        self.clear_metrics()
 
     def beside_weights(self, tree: Tree) -> Tree:
         """Return a tree of arrays on the devices of the weights."""
         return beside(tree, self.weights.read(), self.policy.layout)
 
-    def restart_metrics(self) -> None:
-        """Clear the metrics."""
+    def clear_metrics(self) -> None:
+        """Start the metrics again, if there are any, for the present groups and weights."""
         if self.metrics_state is not None:
-            self.metrics_state.value = self.beside_weights(first_metrics(len(self.groups)))
+            weights = len(self.weights.keys) if self.policy.metrics == 'weights' else None
+            self.metrics_state.value = self.beside_weights(first_metrics(len(self.groups), weights))
 
     def policy_with(self, fresh: Mapping[str, ArrayOrQuantity]) -> WeightPolicy:
         """Return the policy for the registered weights and for further ones."""
@@ -222,7 +223,7 @@ class Core:
         if is_lost(self.step_count.value):
             self.step_count.value = self.beside_weights(jnp.zeros((), jnp.int32))
         if self.metrics_state is not None and any(map(is_lost, jax.tree.leaves(self.metrics_state.value))):
-            self.restart_metrics()
+            self.clear_metrics()
 
     def check_change(self, group: int | None, before: Hyperparameters, after: Hyperparameters) -> None:
         """Raise if changed options do not go together, or would change the slots of registered weights."""

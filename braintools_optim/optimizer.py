@@ -43,6 +43,7 @@ from braintools_optim.step.arguments import (
     check_constraints,
     check_dtype,
     check_groups,
+    check_metrics,
     check_no_decay,
     check_norm_unit,
     check_stages,
@@ -50,7 +51,7 @@ from braintools_optim.step.arguments import (
 from braintools_optim.step.averages import Average, average_stage, check_average
 from braintools_optim.step.diagnosis import Diagnosis
 from braintools_optim.step.gradients import check_transform
-from braintools_optim.step.metrics import first_metrics
+from braintools_optim.step.metrics import first_metrics, flat
 from braintools_optim.step.policy import Accumulation, WeightPolicy
 from braintools_optim.step.rule import Extra, Rule
 from braintools_optim.step.stage import Stage
@@ -64,13 +65,13 @@ COPY = 'An optimizer holds the weights of one model and cannot be copied: build 
 
 
 class Recorded(Option[OptionValue]):
-    """The field ``metrics``: a flag of the constructor, which reads as the metrics of the last update."""
+    """The field ``metrics``: an argument of the constructor, which reads as the metrics of the last update."""
 
     def __get__(self, instance: Any, owner: type) -> dict[str, jax.Array]:
         metrics: dict[str, jax.Array] = self.default if instance is None else instance.recorded_metrics()
         return metrics
 
-    def __set__(self, instance: HasOptions, value: bool) -> None:
+    def __set__(self, instance: HasOptions, value: bool | Literal['weights']) -> None:
         instance.write_option(self.name, value)
 
 
@@ -164,11 +165,13 @@ class Optimizer(StageOptions, States, Scheduled, Grouped, Saved, Hooked, Rule, B
         How new half-precision weights are rounded. With stochastic rounding small steps add up on average.
     master_weights : bool, default False
         Keep a float32 copy of half-precision weights, so that small steps add up exactly.
-    metrics : bool, default False
+    metrics : bool or 'weights', default False
         Record norms, rates and skipped updates. The attribute ``metrics`` then is a dict of arrays: ``lr`` and
         ``update_ratio`` (the norm of the update over the norm of the weights) for each group, ``grad_norm`` before
         clipping, whether the norm was ``clipped`` and the ``clipped_fraction`` of all updates, ``update_norm``, and the
-        number of updates ``skipped``.
+        number of updates ``skipped``. With ``'weights'`` it also has one entry for each weight, in the order of
+        ``weight_names``: ``grad_norms`` before clipping, ``update_ratios``, ``weight_norms`` before the update, and
+        ``clipped_entries``, the share of entries that ``grad_clip_value`` clipped. :meth:`log` names them.
     accumulate_steps : int, default 1
         Number of calls of :meth:`update` whose gradients make one update, >= 1. Only an update clips, decays, projects
         and counts. Gradients that are not finite are left out with ``on_nonfinite='skip'``.
@@ -216,7 +219,7 @@ class Optimizer(StageOptions, States, Scheduled, Grouped, Saved, Hooked, Rule, B
     ] = None
     state_dtype: Annotated[DTypeLike | None, Argument(check_dtype)] = None
     master_weights: Annotated[bool, Argument(Flag().check)] = False
-    metrics: Recorded = Recorded(False, Argument(Flag().check))
+    metrics: Recorded = Recorded(False, Argument(check_metrics))
     accumulate_steps: Annotated[int, Argument(Number(AT_LEAST_ONE, integer=True).check)] = 1
     accumulate: Annotated[Literal['mean', 'sum'], Argument(Choice(('mean', 'sum')).check)] = 'mean'
     average: Annotated[Average | None, Argument(check_average)] = None
@@ -248,7 +251,7 @@ class Optimizer(StageOptions, States, Scheduled, Grouped, Saved, Hooked, Rule, B
             records = self.__dict__.pop('metrics')
             self.step_count = OptimState(jnp.zeros((), jnp.int32))
             self.opt_state = None
-            self.metrics_state = OptimState(first_metrics(0)) if records else None
+            self.metrics_state = OptimState(first_metrics(0, 0 if records == 'weights' else None)) if records else None
             settings = Settings(cls, lr, options, self.step_count)
             arguments = Arguments(
                 self.no_decay,
@@ -447,6 +450,20 @@ class Optimizer(StageOptions, States, Scheduled, Grouped, Saved, Hooked, Rule, B
         if self.metrics_state is None:
             raise ValueError('There are no metrics. Give metrics=True to the constructor.')
         return dict(self.metrics_state.value)
+
+    def log(self) -> dict[str, float]:
+        """Return the metrics of the last update, and the number of updates as ``step``, as floats by flat names.
+
+        Names are ``grad_norm``, ``lr/0`` and ``update_ratio/group/0`` for groups, and ``grad_norm/encoder.weight`` for
+        weights (``metrics='weights'``). The numbers come from the device in one transfer.
+        """
+        metrics = self.recorded_metrics()
+        if is_traced():
+            raise ValueError(
+                'log() cannot be called inside a transformation. Return optimizer.metrics from it instead.'
+            )
+        values: dict[str, Any] = jax.device_get({'step': self.step_count.value, **metrics})
+        return flat(values, self.weight_names)
 
     @explicit_transfers
     def diagnose(self, grads: Tree) -> Diagnosis:

@@ -44,7 +44,7 @@ class SharedOptions(TypedDict, total=False):
     constraints: Mapping[Predicate, Constraint | Callable[[jax.Array], jax.Array]] | None
     state_dtype: DTypeLike | None
     master_weights: bool
-    metrics: bool
+    metrics: bool | Literal['weights']
     average: Average | None
     gradient_transform: optax.GradientTransformation | Callable[[dict[str, jax.Array]], Mapping[str, jax.Array]] | None
     norm_axis_name: str | tuple[str, ...] | None

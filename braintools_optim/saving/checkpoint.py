@@ -396,5 +396,5 @@ def reset(core: Core, predicate: Predicate | None = None) -> None:
     if predicate is None:
         state = replace(state, skipped=jnp.zeros_like(state.skipped), running=core.first_running())
         core.step_count.value = jnp.zeros_like(core.step_count.value)
-        core.restart_metrics()
+        core.clear_metrics()
     core.registered('reset').value = state

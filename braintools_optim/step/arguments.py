@@ -18,6 +18,7 @@ __all__ = [
     'check_constraints',
     'check_dtype',
     'check_groups',
+    'check_metrics',
     'check_no_decay',
     'check_norm_unit',
     'check_stages',
@@ -84,6 +85,13 @@ def check_dtype(name: str, value: OptionValue) -> OptionValue:
         is_float = False
     if not is_float:
         raise TypeError(f'Invalid {name}={value!r}. Must be a floating-point dtype.')
+    return value
+
+
+def check_metrics(name: str, value: object) -> object:
+    """Return True, False or ``'weights'``."""
+    if value is not True and value is not False and value != 'weights':
+        raise TypeError(f"Invalid {name}={value!r}. Must be True, False or 'weights'.")
     return value
 
 

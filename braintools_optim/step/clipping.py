@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from braintools_optim.options.types import Tree
 from braintools_optim.weights.precision import compute_dtype, widest
 
-__all__ = ['clip_adaptively', 'clip_by_value', 'global_norm', 'norm_clip_factor']
+__all__ = ['clip_adaptively', 'clip_by_value', 'global_norm', 'norm_clip_factor', 'sum_of_squares']
 
 Array = jax.Array
 

@@ -38,7 +38,7 @@ class WeightPolicy:
     """The factors of gradients in norms, where they are not 1."""
     state_dtype: DTypeLike | None = None
     master_weights: bool = False
-    metrics: bool = False
+    metrics: bool | Literal['weights'] = False
     accumulation: Accumulation | None = None
     transforms: Mapping[str, tuple[tuple[str, ...], optax.GradientTransformationExtraArgs]] = field(
         default_factory=dict

@@ -176,12 +176,14 @@ def is_per_weight(leaf: Leaf) -> bool:
 DIRECTION = Stage(lambda leaf: leaf)
 """Stands for the direction of the rule among the stages."""
 
+CLIP_VALUES = Stage(clip_values, lambda leaf: leaf.shared.grad_clip_value is not None)
+
 STAGES: tuple[Stage, ...] = (
     Stage(blank_nonfinite, lambda leaf: leaf.context.nonfinite == 'skip'),
     Stage(scale_gradient, lambda leaf: leaf.context.factor is not None),
     Stage(clip_norm, is_per_weight),
     Stage(clip_unit_norms, lambda leaf: leaf.shared.grad_clip_adaptive is not None),
-    Stage(clip_values, lambda leaf: leaf.shared.grad_clip_value is not None),
+    CLIP_VALUES,
     Stage(ascend, lambda leaf: leaf.hp.maximize),
     Stage(couple_decay, lambda leaf: leaf.context.decay == 'coupled'),
     CENTRALIZE,

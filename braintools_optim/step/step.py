@@ -20,6 +20,7 @@ from braintools_optim.options.types import Tree
 from braintools_optim.step.clipping import global_norm, norm_clip_factor
 from braintools_optim.step.gradients import checked, scaled_norm, transformed, without_spikes
 from braintools_optim.step.inputs import Inputs, Outcome
+from braintools_optim.step.observed import Observed, Update
 from braintools_optim.step.policy import WeightPolicy
 from braintools_optim.step.rule import GroupInfo, GroupRule, Rule, Slots
 from braintools_optim.step.stage import Context, Leaf, keep_if_finite
@@ -65,7 +66,7 @@ def step(policy: WeightPolicy, inputs: Inputs) -> Outcome:
             for target, found in zip((slots, stage_slots), leaf[1:], strict=True):
                 for slot, value in found.items():
                     target[slot][key] = value
-        updates.append({key: leaf[0] for key, leaf in leaves.items()})
+        updates.append(Update(context, {key: leaf[0] for key, leaf in leaves.items()}))
     counted = without_pauses(counts, inputs, places)
     after = replace(
         state,
@@ -75,8 +76,7 @@ def step(policy: WeightPolicy, inputs: Inputs) -> Outcome:
         stage_slots=stage_slots,
         groups=groups,
     )
-    metrics = observed(shared, policy, norms, inputs.weights, updates) if policy.metrics else {}
-    return Outcome(new_weights, after, finite, applied, metrics)
+    return Outcome(new_weights, after, finite, applied, run.observed(norms, updates) if policy.metrics else {})
 
 
 def next_counts(inputs: Inputs) -> Array:
@@ -154,29 +154,6 @@ def clip_factors(
     if applied is not None:
         clips = [jnp.where(applied, clip, 0.0) for clip in clips]  # no NaN in derivatives
     return [clip if unscale is None else clip * unscale for clip in clips]
-
-
-def observed(
-    shared: Hyperparameters,
-    policy: WeightPolicy,
-    norms: Sequence[Array],
-    weights: Mapping[str, Array],
-    updates: Sequence[Mapping[str, Array]],
-) -> dict[str, Tree]:
-    """Return the numbers for the metrics: norms before clipping, whether a norm was clipped, norms of the updates."""
-    limit = shared.grad_clip_norm
-    seen: dict[str, Tree] = {
-        'grad_norm': jnp.sqrt(sum((norm**2 for norm in norms), start=jnp.zeros(()))),
-        'clipped': jnp.any(jnp.stack(norms) > limit) if limit is not None and norms else jnp.zeros((), bool),
-        'update_norms': [],
-        'update_ratio': [],
-    }
-    for new in updates:
-        changes = {k: (w if policy.changes_only else w - weights[k]) for k, w in new.items()}
-        changed, size = (scaled_norm(x, policy) for x in (changes, {k: weights[k] for k in new}))
-        seen['update_norms'].append(changed)
-        seen['update_ratio'].append(jnp.where(size > 0, changed / jnp.where(size > 0, size, 1), 0))
-    return seen
 
 
 # the parameters of a group
@@ -285,6 +262,12 @@ class Run:
                 leaf = apply_stages(policy.stages[place:], replace(working, direction=to_working(directions[key])))
                 updated[key] = leaf.result, leaf.new_slots, leaf.new_stage_slots
         return updated, keep_if_finite(context, after, before)
+
+    def observed(self, norms: Sequence[Array], updates: Sequence[Update]) -> dict[str, Tree]:
+        """Return the numbers for the metrics."""
+        inputs, count = self.inputs, jnp.zeros((), jnp.int32)
+        observed = Observed(self.policy, inputs.weights, inputs.gradients, inputs.loss_scale, norms, updates)
+        return observed.numbers(inputs.shared.grad_clip_norm, functools.partial(self.leaf, count=count))
 
     def leaf(self, key: str, context: Context, count: Array) -> Leaf:
         """Return one parameter before the stages."""

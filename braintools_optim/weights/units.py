@@ -63,6 +63,7 @@ def norm_scales(units: Mapping[str, brainunit.Unit], norm_unit: object) -> dict[
     """Return the factors of gradients in norms, by name, where they are not 1.
 
     With its factor a gradient counts as if its weight were written in the unit of ``norm_unit`` that has its dimension.
+    The weight itself would be divided by the factor.
     """
     if norm_unit is None or (isinstance(norm_unit, str) and norm_unit == 'own'):
         return {}

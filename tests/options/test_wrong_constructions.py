@@ -23,7 +23,7 @@ CONSTRUCTIONS: list[tuple[Callable[[], Any], type[Exception], str]] = [
         for name, value, error, match in [
             ('master_weights', 'yes', TypeError, "Invalid master_weights='yes'. Must be a bool"),
             ('master_weights', None, TypeError, 'Invalid master_weights=None. Must be a bool'),
-            ('metrics', 1, TypeError, 'Invalid metrics=1. Must be a bool'),
+            ('metrics', 1, TypeError, 'Invalid metrics=1. Must be True, False'),
             ('groups', ['w'], TypeError, r"Invalid groups=\['w'\]. Must be a dict"),
             ('groups', {'w': 3}, TypeError, r"Invalid groups\['w'\]=3. Must be a dict of options"),
             ('groups', {3: {}}, TypeError, 'Invalid predicate 3'),
