@@ -45,8 +45,8 @@ def tables(result: Result) -> list[str]:
         '## Train step',
         '',
         'Time of a gradient and an update with clipping, in milliseconds. "optax by hand" passes plain arrays through '
-        '`jax.jit`. "optax in States" stores the same arrays in States, to show the cost of dispatch in brainstate. "with '
-        'metrics" is the step with the donating jit and `metrics=\'weights\'`.',
+        '`jax.jit`. "optax in States" stores the same arrays in States, to show the cost of dispatch in brainstate. '
+        '"with metrics" is our step with the donating jit and the metrics of each weight.',
         '',
     ]
     peers = list(result['train'][0]['ms'])
