@@ -46,7 +46,7 @@ def tables(result: Result) -> list[str]:
         '',
         'Time of a gradient and an update with clipping, in milliseconds. "optax by hand" passes plain arrays through '
         '`jax.jit`. "optax in States" stores the same arrays in States, to show the cost of dispatch in brainstate. '
-        '"with metrics" is the step with the donating jit and metrics of single weights.',
+        '"with metrics" is the step with the donating jit and the metrics of each weight.',
         '',
     ]
     peers = list(result['train'][0]['ms'])

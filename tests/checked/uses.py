@@ -43,6 +43,10 @@ averaged = bo.ASGD(0.1, metrics=True).register_trainable_weights({'u': brainstat
 with averaged.eval_weights():
     reveal_type(averaged)  # ASGD
 reveal_type(averaged.metrics['grad_norm'])  # Array
+reveal_type(averaged.log()['lr/0'])  # float
+bo.Adam(metrics='weights', stages=[])
+reveal_type(bo.sweep(lambda lr: {'loss': lr**2}, lr=[0.1, 0.2]))  # Sweep
+reveal_type(bo.lr_range_test(lambda lr: {'loss': jnp.array([2.0, 1.0])}))  # RangeTest
 
 # optimizers around others
 reveal_type(bo.Lookahead(bo.Adam(0.1), sync_period=3, maximize=True))  # Lookahead
