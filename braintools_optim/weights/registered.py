@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
@@ -71,6 +72,7 @@ class Weights:
         if not added and not skip_known:
             raise ValueError('There are no weights to register.')
         new = Weights(layouts, ids)
+        warn_of_others(new.layouts[len(self.layouts) :])
         return new, new.keys[len(self.keys) :]
 
     # values of the States
@@ -182,6 +184,22 @@ class Weights:
         if problems:
             raise MissingKeyError('Gradients must be those of the registered weights. ' + '; '.join(problems))
         return leaves
+
+
+def warn_of_others(layouts: Sequence[Layout]) -> None:
+    """Warn of States that are not weights, such as running means and hidden states, which an optimizer would train."""
+    others = [f'{", ".join(x.names)} ({type(x.state).__name__})' for x in layouts if not is_weight(x.state)]
+    if others:
+        warnings.warn(
+            f'These States are not ParamStates, but will be trained: {"; ".join(others)}. '
+            f'Register model.states(brainstate.ParamState), or make them ParamStates.',
+            stacklevel=4,
+        )
+
+
+def is_weight(state: brainstate.State) -> bool:
+    """Return whether a State holds weights."""
+    return isinstance(state, brainstate.ParamState)
 
 
 def gradient_leaves(gradient: Tree, layout: Layout) -> dict[str, ArrayOrQuantity]:
