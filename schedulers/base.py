@@ -337,6 +337,12 @@ class LRScheduler(ReadsAsNumber, BuiltNode):
         """Return the momentum at ``epoch``; raise a ``ValueError`` if the schedule does not drive the momentum."""
         raise ValueError(f'{type(self).__name__} does not cycle the momentum.')
 
+    def waits_at_zero(self) -> bool:
+        """Return whether the rate is 0 because the schedule was never stepped, as in a warmup that starts at 0."""
+        position = self.position()
+        at_start = self.depends_on_epoch and bool(self.epoch_at(position) == 0)
+        return at_start and bool(self.lr_at(0) == 0) and bool(self.rate(position) == 0)
+
     @explicit_transfers
     def state_dict(self) -> dict[str, Tree]:
         """Return the position of the schedule, and the present rates, as plain numbers."""

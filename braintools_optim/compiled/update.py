@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -50,6 +51,10 @@ SMALL = 2**16
 """The number of entries of a parameter up to which compilation takes longer than the updates of a run."""
 
 
+PATIENCE = 100
+"""The number of updates after which a schedule that was never stepped is noticed."""
+
+
 class Call(NamedTuple):
     """The arguments of an update that are fixed when a step is compiled."""
 
@@ -83,6 +88,7 @@ class Updater:
             lambda function: Donating(brainstate.transform.jit(function), 'minimize', self.donated())
         )
         self.warned_of_units = False
+        self.calls = 0
 
     def compile(self) -> None:
         """Make functions for the registered weights, by the arguments that are donated; jax compiles at the first call.
@@ -124,6 +130,17 @@ class Updater:
         if finite is not None:
             self.raise_unless(finite, grads)
 
+    def count_call(self, level: int) -> None:
+        """Count a call; warn once if a schedule that was never stepped has kept the rate at 0 all the time."""
+        self.calls += 1
+        if self.calls == PATIENCE and self.core.settings.lr_scheduler.waits_at_zero():
+            schedule = type(self.core.settings.lr_scheduler).__name__
+            warnings.warn(
+                f'{PATIENCE} updates had the learning rate 0, because the {schedule} was never stepped. '
+                'Call optimizer.lr.step() after each update or epoch.',
+                stacklevel=level,
+            )
+
     def update_states(self, grads: Tree, extra: Extra, call: Call, loss_scale: Scalar | None) -> jax.Array | None:
         """Update the States; return whether the gradients are finite, None if the update never raises."""
         core = self.core
@@ -147,6 +164,7 @@ class Updater:
         donated: tuple[int, ...] = ()
         run: Callable[..., Any] = self.pure_update
         if direct or not is_traced():
+            self.count_call(6)
             # States whose hooks may refuse a write are not donated
             wanted = () if not direct and are_hooked(written) else (0, 1) if self.donate_weights else (0,)
             layout = others[len(written) - 1 - len(weights)].layout
@@ -235,6 +253,7 @@ class Updater:
         self, kind: Hashable, step: Step, function: Callable[..., Tree], args: Sequence[Tree], inputs: Sequence[Tree]
     ) -> Tree:
         """Return ``step(function, *inputs)``, compiled, for a function of ``args`` that is traced in every call."""
+        self.count_call(4)
         kind = kind, self.donate_weights, len(self.core.weights)
         return self.replays(kind, step, function, args, inputs, self.core.weights.manager.seen_ids)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
@@ -93,6 +94,7 @@ class Weights:
         if not fresh and not skip_known:
             raise ValueError('There are no weights to register.')
         new = Weights(layouts, ids, [*self.parts, {path: id(state) for path, state in found}])
+        warn_of_others(new.layouts[len(self.layouts) :])
         return new, new.keys[len(self.keys) :]
 
     # values of the States
@@ -226,6 +228,22 @@ class Weights:
         """Return whether gradients are a list with an entry for each tree that was registered."""
         is_list = isinstance(gradients, (list, tuple)) and len(gradients) == len(self.parts) > 1
         return is_list and not any(path[:1] == (0,) for path in self.ids)
+
+
+def warn_of_others(layouts: Sequence[Layout]) -> None:
+    """Warn of States that are not weights, such as running means and hidden states, which an optimizer would train."""
+    others = [f'{", ".join(x.names)} ({type(x.state).__name__})' for x in layouts if not is_weight(x.state)]
+    if others:
+        warnings.warn(
+            f'These States are not ParamStates, but will be trained: {"; ".join(others)}. '
+            f'Register model.states(brainstate.ParamState), or make them ParamStates.',
+            stacklevel=4,
+        )
+
+
+def is_weight(state: brainstate.State) -> bool:
+    """Return whether a State holds weights."""
+    return isinstance(state, brainstate.ParamState)
 
 
 def gradient_leaves(gradient: Tree, layout: Layout) -> dict[str, ArrayOrQuantity]:

@@ -19,6 +19,8 @@ import braintools_optim as bo
 
 G = {'w': jnp.array([1.0, -2.0]), 'b': jnp.array([4.0])}
 
+OTHER_STATES = pytest.mark.filterwarnings('ignore:These States are not ParamStates')
+
 
 class Halving(brainstate.ParamState):
     """A State that stores half of the value that is written."""
@@ -49,6 +51,7 @@ def directly(function: Callable[[], None]) -> Callable[[], None]:
 WAYS = {'update': directly, 'jit': bo.jit}
 
 
+@OTHER_STATES
 @pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('kind', [brainstate.ParamState, Halving, Doubling, Documented, brainstate.HiddenState])
 def test_subclasses_of_states_read_and_write_as_defined(kind: Any, way: str) -> None:
@@ -224,6 +227,7 @@ def test_state_of_a_finished_trace_is_refused(which: str, calls: int, way: str) 
     np.testing.assert_array_equal(w.value, 1 - (calls + 1) * 0.25 * G['w'])
 
 
+@OTHER_STATES
 def test_brainstate_value_checks_run() -> None:
     w = brainstate.ParamState(jnp.ones(2))
     optimizer = bo.SGD(lr=0.25).register_trainable_weights({'w': w})
