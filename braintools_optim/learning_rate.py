@@ -46,7 +46,7 @@ class Scheduled:
 
     @property
     def lr_schedulers(self) -> list[LRScheduler]:
-        """The schedules of the rates of all groups, each once: ``for s in optimizer.lr_schedulers: s.step()``."""
+        """The schedules of the rates of all groups, each once, to be stepped in a loop."""
         every = [self.lr_scheduler, *map(self.settings.lr_schedule_of, range(len(self.settings.owners)))]
         return list({id(schedule): schedule for schedule in every}.values())
 
