@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,13 +76,12 @@ def flat(metrics: Mapping[str, ArrayLike], weights: Sequence[str]) -> dict[str, 
     """Return metrics as Python floats under names such as ``lr/0``, ``grad_norm`` and ``grad_norm/encoder.weight``."""
     found: dict[str, float] = {}
     for name, value in metrics.items():
+        entries: dict[str, Any] = {name: value}
         if name in OF_WEIGHTS:
             entries = {f'{OF_WEIGHTS[name]}/{key}': x for key, x in zip(weights, np.asarray(value), strict=True)}
         elif np.ndim(value):
             form = 'lr/{}' if name == 'lr' else f'{name}/group/{{}}'
             entries = {form.format(i): x for i, x in enumerate(np.asarray(value))}
-        else:
-            entries = {name: value}
         found |= {key: float(x if np.asarray(x).dtype == bool else as_number(x)) for key, x in entries.items()}
     return found
 

@@ -46,17 +46,17 @@ def step(policy: WeightPolicy, inputs: Inputs) -> Outcome:
     factors = clip_factors(shared, norms, inputs, applied, calm)
     counts, places = next_counts(inputs), {key: i for i, key in enumerate(inputs.weights)}
     traced = {group.rule: traced_once(group.rule, policy) for group in inputs.groups}
+    runs = [Run(group.rule, policy, inputs, places, traced[group.rule]) for group in inputs.groups]
     new_weights = dict(inputs.weights)
     if policy.changes_only:
         new_weights = {key: jnp.zeros_like(w) for key, w in inputs.weights.items()}
     slots, stage_slots = ({slot: dict(arrays) for slot, arrays in x.items()} for x in (state.slots, state.stage_slots))
     groups, updates = dict(state.groups), []
-    for index, ((names, hp, rule), factor) in enumerate(zip(inputs.groups, factors, strict=True)):
+    for index, ((names, hp, rule), run, factor) in enumerate(zip(inputs.groups, runs, factors, strict=True)):
         group_counts = counts
         if list(names) != list(inputs.weights):
             group_counts = counts[np.array([places[key] for key in names], np.int32)]
         context = context_of(rule, policy, inputs, hp, factor, applied)
-        run = Run(rule, policy, inputs, places, traced[rule])
         if isinstance(rule, GroupRule):
             leaves, groups[str(index)] = run.update_together(rule, str(index), names, context, group_counts)
         else:
@@ -76,7 +76,7 @@ def step(policy: WeightPolicy, inputs: Inputs) -> Outcome:
         stage_slots=stage_slots,
         groups=groups,
     )
-    return Outcome(new_weights, after, finite, applied, run.observed(norms, updates) if policy.metrics else {})
+    return Outcome(new_weights, after, finite, applied, runs[0].observed(norms, updates) if policy.metrics else {})
 
 
 def next_counts(inputs: Inputs) -> Array:
