@@ -13,7 +13,7 @@ class Hooked:
 
     Hooks run in the order in which they were registered; ``prepend=True`` runs a hook before all others. Inside ``jit``
     and in :meth:`~Optimizer.minimize`, step hooks run while the step is traced: once for each compilation, with traced
-    gradients. A function of every update belongs into :class:`Stage` or ``jax.debug.callback``.
+    gradients. A function of every update belongs in a :class:`Stage` or in ``jax.debug.callback``.
     """
 
     _core: Core
