@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -139,7 +138,7 @@ class Core:
         for index, (group, own) in enumerate(zip(groups, options, strict=True), len(self.groups)):
             leaves = {key: fresh[key] for key in group.keys}
             states.append(self.first_state(index, group.rule, leaves, own, policy, frozen))
-        state = functools.reduce(merge_states, states)
+        state = merge_states(*states)
         weights.strengthen_types()
         add_options()
         state = state if self.opt_state is None else merge_states(self.opt_state.value, state)
@@ -194,8 +193,7 @@ class Core:
         arrays = {key: jnp.asarray(brainunit.get_mantissa(w)) for key, w in leaves.items()}
         state = init_state(rule, str(index), arrays, Hyperparameters(options), policy, units, frozen)
         # an update donates its state, and must not donate a weight
-        layout = Layout.of(arrays, self.arguments.shard_memory_over)
-        own: OptimizerState = unshared(beside(state, arrays, layout), arrays)
+        own: OptimizerState = unshared(beside(state, arrays, policy.layout), arrays)
         return own
 
     def first_running(self) -> dict[str, Tree]:
@@ -219,7 +217,7 @@ class Core:
                 raise ValueError(f'The weights {", ".join(lost)} were deleted. Assign their States first.')
             leaves = [{key: named[key] for key in group.keys} for group in self.groups]
             states = [self.restarted(i, own, self.settings.frozen) for i, own in enumerate(leaves)]
-            opt_state.value = replace(functools.reduce(merge_states, states), running=self.first_running())
+            opt_state.value = replace(merge_states(*states), running=self.first_running())
         if is_lost(self.step_count.value):
             self.step_count.value = self.beside_weights(jnp.zeros((), jnp.int32))
         if self.metrics_state is not None and any(map(is_lost, jax.tree.leaves(self.metrics_state.value))):

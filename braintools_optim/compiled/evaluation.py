@@ -48,10 +48,11 @@ def evaluation_weights(core: Core) -> list[jax.Array]:
     averages = state.stage_slots.get('average')
     if averages is not None:
         found = {key: from_working(x, weights[key].dtype) for key, x in averages.items()}
+    evaluating = [group.rule.has_evaluation for group in core.groups]
     for i, group in enumerate(core.groups if averages is None else ()):
         hp = settings.part(options, positions, i)
         group_weights = {key: master_or_cast(weights[key], slots_of(state.stage_slots, key)) for key in group.keys}
-        if len(core.groups) > 1 and not group.rule.has_evaluation and any(g.rule.has_evaluation for g in core.groups):
+        if any(evaluating) and not evaluating[i]:
             found |= {key: weights[key] for key in group.keys}
             continue
         if isinstance(group.rule, GroupRule):

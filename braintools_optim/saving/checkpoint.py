@@ -24,6 +24,7 @@ from braintools_optim.saving.form import FORMAT, canonical, check_form, check_fo
 from braintools_optim.saving.former import upgraded
 from braintools_optim.saving.imports import unchanged_by_errors
 from braintools_optim.saving.reading import Reading
+from braintools_optim.saving.trees import is_key, without_key
 from braintools_optim.settings import OptionValues, as_plain
 from braintools_optim.step.stages import StageOptions
 from braintools_optim.step.state import OptimizerState, merge_slots, without
@@ -251,16 +252,6 @@ def named(path: Iterable[object]) -> str:
 def to_arrays(tree: Tree) -> Arrays:
     """Return copies of the leaves of a tree as NumPy arrays, by path."""
     return {named(path): np.array(without_key(leaf)) for path, leaf in tree_flatten_with_path(tree)[0]}
-
-
-def is_key(x: object) -> bool:
-    """Return whether ``x`` is an array of random keys, such as a gradient transformation may keep."""
-    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
-def without_key(x: Tree) -> Tree:
-    """Return random keys as integers, anything else unchanged."""
-    return jax.random.key_data(x) if is_key(x) else x
 
 
 def taken(reading: Reading, name: str, leaf: Tree, label: str | None = None) -> Tree:

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 import brainstate
 import brainunit
 import jax
-import jax.numpy as jnp
 import numpy as np
 from brainstate.graph import Node
 
 from braintools_optim.core import Core
 from braintools_optim.options.types import OptionValue, Tree
+from braintools_optim.saving.trees import without_key
 from braintools_optim.schedulers.base import LRScheduler
 from braintools_optim.settings import Settings, as_plain, kinds_of
 from braintools_optim.step.rule import Rule
@@ -62,8 +62,7 @@ def described(x: OptionValue) -> Tree:
     """
     if isinstance(x, brainunit.Quantity):
         return {KIND: str(x.unit), 'mantissa': described(x.mantissa)}
-    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        x = jax.random.key_data(x)
+    x = without_key(x)
     if isinstance(x, (np.ndarray, np.generic, jax.Array)):
         array = np.asarray(x)
         return array.tolist() if array.size <= LARGEST and array.dtype.kind in 'biuf' else f'{array.dtype}{array.shape}'

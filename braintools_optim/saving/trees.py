@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from braintools_optim.options.types import Tree
 
-__all__ = ['Arrays', 'decode', 'encode', 'is_key']
+__all__ = ['Arrays', 'decode', 'encode', 'is_key', 'without_key']
 
 KIND = 'braintools_optim tree '
 VERSION = 2
@@ -159,8 +159,13 @@ def joined(path: Path) -> str:
 
 
 def is_key(x: Tree) -> bool:
-    """Return whether ``x`` is an array of typed random keys."""
+    """Return whether ``x`` is an array of typed random keys, such as a gradient transformation may keep."""
     return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def without_key(x: Tree) -> Tree:
+    """Return random keys as integers, anything else unchanged."""
+    return jax.random.key_data(x) if is_key(x) else x
 
 
 def is_valid_key(key: object) -> bool:

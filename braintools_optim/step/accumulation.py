@@ -45,14 +45,12 @@ def accumulating_step(policy: WeightPolicy, inputs: Inputs, how: Accumulation, f
     ``finite`` of the outcome is whether the gradients of this batch are finite, None if they were not checked.
     """
     check_extra(inputs.extra)
-    state, zero = inputs.state, inputs.shared.on_nonfinite == 'zero' and not inputs.skip_nonfinite
-    skips = inputs.skip_nonfinite or inputs.shared.on_nonfinite in ('skip', 'raise')
-    finite = all_finite(inputs.gradients, policy) if skips else None
+    state, zero, counted = inputs.state, inputs.zeroes, inputs.skips
+    finite = all_finite(inputs.gradients, policy) if inputs.checks else None
     sums = dict(state.stage_slots.get('accumulated', {}))  # no such slot without weights
     for key, g in inputs.gradients.items():
         sums[key] = sums[key] + contribution(g, sums[key], inputs.loss_scale, finite, zero)
     before = state.running['accumulation']
-    counted = inputs.skip_nonfinite or inputs.shared.on_nonfinite == 'skip'
     counts = before['batches'] + batch_of(finite, counted)
     loss = jnp.asarray(brainunit.get_mantissa(inputs.extra.get('value', 0.0)))
     value = before['value'] + contribution(loss, before['value'], None, finite, zero)

@@ -38,9 +38,9 @@ SPIKE_WARMUP = 10
 
 def checked(policy: WeightPolicy, inputs: Inputs) -> tuple[Inputs, Array | None]:
     """Return whether all gradients are finite, None if that does not matter; set NaN and inf to 0 if asked to."""
-    if inputs.skip_nonfinite or inputs.shared.on_nonfinite in ('skip', 'raise'):
+    if inputs.checks:
         return inputs, all_finite(inputs.gradients, policy)
-    if inputs.shared.on_nonfinite != 'zero':
+    if not inputs.zeroes:
         return inputs, None
     gradients = {key: jnp.where(jnp.isfinite(g), g, 0) for key, g in inputs.gradients.items()}
     return replace(inputs, gradients=gradients), None

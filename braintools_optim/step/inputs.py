@@ -46,7 +46,22 @@ class Inputs:
 
     def counts_skips(self, policy: WeightPolicy) -> bool:
         """Return whether an update that is not applied counts as skipped."""
-        return self.skip_nonfinite or self.shared.on_nonfinite == 'skip' or policy.on_spike == 'skip'
+        return self.skips or policy.on_spike == 'skip'
+
+    @property
+    def skips(self) -> bool:
+        """Whether an update whose gradients are not finite is skipped and counted."""
+        return self.skip_nonfinite or self.shared.on_nonfinite == 'skip'
+
+    @property
+    def checks(self) -> bool:
+        """Whether an update needs to know if its gradients are finite."""
+        return self.skips or self.shared.on_nonfinite == 'raise'
+
+    @property
+    def zeroes(self) -> bool:
+        """Whether entries that are not finite count as 0."""
+        return self.shared.on_nonfinite == 'zero' and not self.skip_nonfinite
 
 
 class Outcome(NamedTuple):

@@ -133,15 +133,16 @@ def in_dtype(x: Array, dtype: DTypeLike) -> Array:
     return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
-def merge_states(state: OptimizerState, fresh: OptimizerState) -> OptimizerState:
+def merge_states(first: OptimizerState, *others: OptimizerState) -> OptimizerState:
     """Return the state of some groups and of further ones."""
+    states = (first, *others)
     return replace(
-        state,
-        step=jnp.concatenate([state.step, fresh.step]),
-        slots=merge_slots(state.slots, fresh.slots),
-        stage_slots=merge_slots(state.stage_slots, fresh.stage_slots),
-        constraint={**state.constraint, **fresh.constraint},
-        groups={**state.groups, **fresh.groups},
+        first,
+        step=jnp.concatenate([state.step for state in states]),
+        slots=functools.reduce(merge_slots, (state.slots for state in states)),
+        stage_slots=functools.reduce(merge_slots, (state.stage_slots for state in states)),
+        constraint={key: own for state in states for key, own in state.constraint.items()},
+        groups={name: own for state in states for name, own in state.groups.items()},
     )
 
 
