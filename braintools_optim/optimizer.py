@@ -179,7 +179,7 @@ class Optimizer(StageOptions, States, Scheduled, Grouped, Saved, Hooked, Rule, B
         Whether the accumulated gradients are averaged or added.
     gradient_transform : optax.GradientTransformation or callable, optional
         Transformation of the gradients before clipping, such as ``optax.add_noise(...)``, or a function from the dict
-        of all gradients by name to such a dict. A group may have one for the group's gradients, too.
+        of all gradients by name to such a dict, which may read and write States. A group may have one, too.
     norm_axis_name : str or tuple of str, optional
         Axes of a mesh over whose shards norms are summed, for updates inside ``jax.shard_map`` where each shard has
         other gradients.

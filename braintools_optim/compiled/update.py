@@ -68,6 +68,8 @@ class Call(NamedTuple):
 
 DEFAULT_CALL = Call()
 UNKNOWN: tuple[int, ...] = (-1,)
+STATEFUL: tuple[int, ...] = (-2,)
+"""In place of the arguments that are donated: functions of the user read States, so that brainstate has to compile."""
 Written = tuple[OptimizerState, list[Tree], list[Tree], jax.Array | None]
 """The new values of the States, and whether the gradients are finite, None if the update never raises."""
 P = ParamSpec('P')
@@ -143,7 +145,7 @@ class Updater:
 
     def update_states(self, grads: Tree, extra: Extra, call: Call, loss_scale: Scalar | None) -> jax.Array | None:
         """Update the States; return whether the gradients are finite, None if the update never raises."""
-        core = self.core
+        core, given = self.core, call
         opt_state, settings, weights = core.registered('update'), core.settings, core.weights.states
         scaling = core.arguments.loss_scale if loss_scale is None else LOSS_SCALE.check('loss_scale', loss_scale)
         written = [opt_state, *weights, core.step_count]
@@ -172,6 +174,8 @@ class Updater:
             if donated is UNKNOWN:
                 arguments = state, weight_values, grads, others, extra, call, scaling
                 donated = self.donations[wanted, layout] = self.donation(wanted, arguments)
+            if donated is STATEFUL:
+                return self.update_with_states(grads, extra, given, loss_scale)
             run = self.compiled[donated]
             weight_values = self.made.unaliased(weight_values, grads) if donated == (0, 1) else weight_values
 
@@ -189,10 +193,25 @@ class Updater:
 
         The answer depends on the flags of the options, and so on their layout.
         """
-        if not wanted or jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+        if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
             return ()
-        traced = self.compiled[wanted].trace(*arguments)
+        accessed = brainstate.StateTraceStack()
+        try:
+            with accessed:
+                traced = self.compiled[wanted].trace(*arguments)
+        finally:
+            accessed.recovery_original_values()
+        if accessed.states:
+            return STATEFUL
         return () if calls_python(jaxprs_of(traced.jaxpr)) else wanted
+
+    def update_with_states(self, grads: Tree, extra: Extra, call: Call, loss_scale: Scalar | None) -> jax.Array | None:
+        """Update by functions of the user that read States, such as random ones, and may write them."""
+
+        def update_states(grads: Tree, extra: Extra, loss_scale: Scalar | None) -> jax.Array | None:
+            return self.update_states(grads, extra, call, loss_scale)
+
+        return self.jit(('update', call), update_states)(grads, extra, loss_scale)
 
     def update_with_functions(
         self,
@@ -355,7 +374,7 @@ class Updater:
             return
         weights = self.core.weights
         members = [group.keys for group in self.core.groups] if over == 'group' else [weights.keys]
-        self.warned_of_units = self.warned_of_units or warn_of_mixed_norms(weights.named(), members)
+        self.warned_of_units = self.warned_of_units or warn_of_mixed_norms(weights.units, members)
 
 
 def check_accumulation(call: Call, accumulation: Accumulation | None) -> None:

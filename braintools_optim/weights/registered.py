@@ -33,6 +33,10 @@ class Layout(NamedTuple):
     state: brainstate.State
     structure: Structure
     names: list[str]
+    plain: Structure
+    """The structure without units, in which None is a leaf."""
+    units: list[brainunit.Unit | None]
+    """The units of the leaves of the plain structure, None where the value is None."""
 
 
 class Weights:
@@ -55,6 +59,8 @@ class Weights:
         leaves, self.structure = jax.tree.flatten([state.value for state in self.states])
         self.shapes = [jnp.shape(leaf) for leaf in leaves]
         self.dtypes = [jnp.result_type(leaf) for leaf in leaves]
+        units = [unit for layout in self.layouts for unit in layout.units if unit is not None]
+        self.units = dict(zip(self.keys, units, strict=True))
 
     def __len__(self) -> int:
         return len(self.layouts)
@@ -86,7 +92,7 @@ class Weights:
                     raise ValueError(f'The name {show(path)} is in use for another weight.')
                 taken.update(names)
                 added.add(id(state))
-                layouts.append(Layout(state, jax.tree.structure(state.value), names))
+                layouts.append(layout_of(state, names))
             ids[path] = id(state)
         for path in ids:
             if inside := next((path[:i] for i in range(len(path)) if path[:i] in ids), None):
@@ -179,8 +185,7 @@ class Weights:
     ) -> tuple[dict[str, Array], dict[str, float]]:
         """Return the gradients by name, without units, and a factor for each that has another scale than its weight."""
         found = self.find(gradients, partial, frozen)
-        weights = self.named()
-        scales = gradient_scales({key: weights[key] for key in found}, found, loss_unit)
+        scales = gradient_scales({key: self.units[key] for key in found}, found, loss_unit)
         return {key: brainunit.get_mantissa(g) for key, g in found.items()}, scales
 
     def find(self, gradients: Tree, partial: bool, frozen: Set[str]) -> dict[str, ArrayOrQuantity]:
@@ -246,22 +251,28 @@ def is_weight(state: brainstate.State) -> bool:
     return isinstance(state, brainstate.ParamState)
 
 
+def is_leaf(x: object) -> bool:
+    """Return whether ``x`` is a Quantity, whose structure holds the unit, or None, which marks a missing gradient."""
+    return is_quantity(x) or x is None
+
+
+def layout_of(state: brainstate.State, names: list[str]) -> Layout:
+    """Return the layout of a State whose leaves have these names."""
+    leaves, plain = jax.tree.flatten(state.value, is_leaf=is_leaf)
+    units = [None if leaf is None else brainunit.get_unit(leaf) for leaf in leaves]
+    return Layout(state, jax.tree.structure(state.value), names, plain, units)
+
+
 def gradient_leaves(gradient: Tree, layout: Layout) -> dict[str, ArrayOrQuantity]:
     """Return the leaves of the gradient of one State by name, without those that are None."""
-
-    def is_leaf(x: object) -> bool:  # units are part of a Quantity's structure; None marks a missing gradient
-        return is_quantity(x) or x is None
-
-    values: list[ArrayOrQuantity] = jax.tree.leaves(layout.state.value, is_leaf=is_leaf)
-    plain: Structure = jax.tree.structure(layout.state.value, is_leaf=is_leaf)
     given: Structure = jax.tree.structure(gradient, is_leaf=is_leaf)
-    if given != plain:
+    if given != layout.plain:
         raise ValueError(
             f'The gradient of {", ".join(layout.names)} has the structure {jax.tree.structure(gradient)}, '
             f'its weight {layout.structure}.'
         )
-    pairs = zip(jax.tree.leaves(gradient, is_leaf=is_leaf), values, strict=True)
-    leaves = [g for g, value in pairs if value is not None]
+    pairs = zip(jax.tree.leaves(gradient, is_leaf=is_leaf), layout.units, strict=True)
+    leaves = [g for g, unit in pairs if unit is not None]
     return {name: g for name, g in zip(layout.names, leaves, strict=True) if g is not None}
 
 

@@ -29,19 +29,20 @@ def check_loss(loss: ArrayOrQuantity) -> None:
 
 
 def gradient_scales(
-    weights: Mapping[str, ArrayOrQuantity],
+    weights: Mapping[str, brainunit.Unit],
     gradients: Mapping[str, ArrayOrQuantity],
     loss_unit: brainunit.Unit | None = None,
 ) -> dict[str, float]:
-    """Return the factors of the mantissas of gradients, by name, where they are not 1.
+    """Return the factors of the mantissas of gradients, by name, where they are not 1, from the units of the weights.
 
     Either each gradient has the unit of its weight, which is the default form of ``brainstate.transform.grad``, or
     each has the unit of the loss divided by the unit of its weight (``unit_aware=True``). A loss with a unit is
     accepted if ``loss_unit`` gives the unit, or if weights of two dimensions agree on it.
     """
-    if loss_unit is None and not any(map(is_quantity, (*weights.values(), *gradients.values()))):
+    plain = all(unit == UNITLESS for unit in weights.values()) and not any(map(is_quantity, gradients.values()))
+    if plain and loss_unit is None:
         return {}
-    units = [(name, brainunit.get_unit(w), brainunit.get_unit(gradients[name])) for name, w in weights.items()]
+    units = [(name, w, brainunit.get_unit(gradients[name])) for name, w in weights.items()]
     foreign = [(name, w, g) for name, w, g in units if g.dim != w.dim]
     if not foreign and loss_unit is None:
         scales = {name: g.magnitude / w.magnitude for name, w, g in units}
@@ -79,11 +80,8 @@ def norm_scales(units: Mapping[str, brainunit.Unit], norm_unit: object) -> dict[
     return {name: scale for name, scale in scales.items() if scale != 1.0}
 
 
-def warn_of_mixed_norms(weights: Mapping[str, ArrayOrQuantity], members: Sequence[Sequence[str]]) -> bool:
+def warn_of_mixed_norms(units: Mapping[str, brainunit.Unit], members: Sequence[Sequence[str]]) -> bool:
     """Warn if a norm is taken over weights of different dimensions, and return whether it is."""
-    if not any(map(is_quantity, weights.values())):
-        return False
-    units = {name: brainunit.get_unit(w) for name, w in weights.items()}
     mixed = [names for names in members if len({units[name].dim for name in names}) > 1]
     if mixed:
         listed = ', '.join(f'{name} ({units[name]})' for names in mixed for name in names)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import brainstate
@@ -128,6 +130,36 @@ def test_skipped_updates_and_frozen_weights_leave_the_average() -> None:
     optimizer.unfreeze('b')
     optimizer.update(slopes(2))
     np.testing.assert_array_equal(averages(optimizer, states)['b'], states['b'].value)
+
+
+def recipe() -> Any:
+    """Return the function of the guide that computes the statistics of batch normalization anew."""
+    page = (Path(__file__).parents[2] / 'docs' / 'loop.md').read_text()
+    found = re.search(r'^def update_statistics.*?(?=\n\n\n)', page, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    namespace: dict[str, Any] = {'brainstate': brainstate}
+    exec(found[0], namespace)
+    return namespace['update_statistics']
+
+
+def test_statistics_of_batch_normalization_equal_torchs() -> None:
+    """torch keeps the unbiased variance, brainstate the biased one."""
+    rng, size = np.random.default_rng(0), 4
+    batches = [rng.normal(2.0, 3.0, (size, 3)) for _ in range(5)]
+    net = brainstate.nn.Sequential(brainstate.nn.Linear(3, 2), brainstate.nn.BatchNorm0d(2, dtype=jnp.float64))
+    linear, norm = net.nodes()[('layers', 0)], net.nodes()[('layers', 1)]
+    momentum = norm.momentum
+    recipe()(net, [jnp.asarray(x) for x in batches])
+    assert norm.momentum is momentum
+    weights = {key: np.asarray(x, np.float64) for key, x in linear.weight.value.items()}
+    hidden = [x @ weights['weight'] + weights['bias'] for x in batches]
+    np.testing.assert_allclose(norm.running_mean.value, np.mean([h.mean(axis=0) for h in hidden], axis=0), rtol=1e-5)
+    np.testing.assert_allclose(norm.running_var.value, np.mean([h.var(axis=0) for h in hidden], axis=0), rtol=1e-5)
+    torch = pytest.importorskip('torch')
+    theirs = torch.nn.BatchNorm1d(2, dtype=torch.float64)
+    torch.optim.swa_utils.update_bn([torch.tensor(h) for h in hidden], theirs)
+    np.testing.assert_allclose(norm.running_mean.value, theirs.running_mean.numpy(), rtol=1e-5)
+    np.testing.assert_allclose(norm.running_var.value, theirs.running_var.numpy() * (size - 1) / size, rtol=1e-5)
 
 
 def test_wrong_averages() -> None:
