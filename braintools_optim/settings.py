@@ -23,7 +23,16 @@ from braintools_optim.schedulers.base import LRScheduler, Position
 from braintools_optim.schedulers.function import OptaxSchedule, as_scheduler
 from braintools_optim.step.stages import StageOptions
 
-__all__ = ['GroupOptions', 'OptimState', 'OptionValues', 'Settings', 'as_plain', 'kinds_of', 'split_schedules']
+__all__ = [
+    'GroupOptions',
+    'OptimState',
+    'OptionValues',
+    'Settings',
+    'as_plain',
+    'has_tracer',
+    'kinds_of',
+    'split_schedules',
+]
 
 Schedules = dict[str, dict[str, LRScheduler]]  # by part and option
 
@@ -99,6 +108,11 @@ def as_plain(owner: type, hp: Hyperparameters) -> Options:
     """Return options of a class as Python numbers and flags."""
     kinds = kinds_of(owner)
     return {name: kinds[name].from_leaf(leaf) for name, leaf in values_of(hp).items()}
+
+
+def has_tracer(value: OptionValue) -> bool:
+    """Return whether an option holds a traced number, which cannot be compared."""
+    return any(isinstance(x, Tracer) for x in jax.tree.leaves(value))
 
 
 @dataclass(frozen=True)
@@ -261,7 +275,7 @@ class Settings(Node):
     def as_overrides(self, group: GroupOptions) -> Options:
         """Return the options and schedules of a group that has these settings, where they are not the defaults."""
         fields, options = fields_of(self.owner), as_plain(self.owner, self.options.defaults)
-        found = {name: value for name, value in options.items() if value != fields[name].default}
+        found = {name: value for name, value in options.items() if has_tracer(value) or value != fields[name].default}
         found |= self.schedules.get('defaults', {})
         if not group.follows:
             schedule = self.lr_scheduler

@@ -10,7 +10,7 @@ import brainstate
 
 from braintools_optim.options.fields import fields_of
 from braintools_optim.options.types import OptionValue, Tree
-from braintools_optim.settings import GroupOptions, as_plain
+from braintools_optim.settings import GroupOptions, as_plain, has_tracer
 from braintools_optim.step.gradients import check_transform
 from braintools_optim.step.group import Group
 from braintools_optim.step.policy import Treatment
@@ -87,7 +87,9 @@ def check_group_optimizer(rule: Rule, whole: Rule) -> None:
     given = {n: getattr(inner, n) for n in OF_THE_WHOLE} | as_plain(settings.owner, settings.options.shared)
     given |= {'metrics': inner.metrics_state is not None} | settings.schedules.get('shared', {})
     for option, value in given.items():
-        if option in fields and value is not fields[option].default and value != fields[option].default:
+        if option not in fields or value is fields[option].default or has_tracer(value):
+            continue
+        if value != fields[option].default:
             raise ValueError(
                 f'Invalid {option}={value!r} of the {name} of a group. It concerns all groups: give it to {outer}.'
             )

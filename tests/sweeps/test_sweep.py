@@ -152,6 +152,29 @@ def test_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
         result.plot()
 
 
+@pytest.mark.parametrize(
+    'build',
+    [
+        lambda lr: bo.Muon(lr=lr, adjust_lr_fn='match_rms_adamw'),
+        lambda lr: bo.Adam(lr=lr, groups={'bias': bo.SGD(lr=lr, momentum=0.5)}),
+    ],
+    ids=['Muon', 'group'],
+)
+def test_optimizers_with_a_second_algorithm(build: Any) -> None:
+    def train(lr: Any) -> dict[str, Any]:
+        w = {'weight': brainstate.ParamState(jnp.eye(3) + 1), 'bias': brainstate.ParamState(jnp.ones(3))}
+        optimizer = build(lr).register_trainable_weights(w)
+        for _ in range(3):
+            optimizer.minimize(lambda: jnp.sum(w['weight'].value ** 2) + jnp.sum(w['bias'].value ** 4))
+        return {name: state.value for name, state in w.items()}
+
+    rates = [0.003, 0.1]
+    swept = bo.sweep(train, lr=rates)
+    for i, rate in enumerate(rates):
+        for name, expected in train(rate).items():
+            np.testing.assert_allclose(swept[name][i], expected, rtol=1e-5)
+
+
 def same(x: Any) -> dict[str, Any]:
     return {'loss': x}
 
