@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import brainstate
@@ -128,45 +127,3 @@ def test_log_without_metrics_and_inside_jit() -> None:
     for value in (1, 'weight', None):
         with pytest.raises(TypeError, match=f"Invalid metrics={value!r}. Must be True, False or 'weights'."):
             bo.Adam(metrics=value)  # type: ignore[arg-type]
-
-
-# the recipe of the docs
-
-
-def write(writer: Any, optimizer: bo.Optimizer) -> None:
-    numbers = optimizer.log()
-    for name, value in numbers.items():
-        writer.add_scalar(name, value, int(numbers['step']))
-
-
-def test_tensorboard_reads_what_its_writer_wrote(tmp_path: Path) -> None:
-    summary = pytest.importorskip('tensorboard.summary')
-    reading = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
-    optimizer, _ = optimizer_in_use(metrics='weights')
-    writer, logs = summary.Writer(str(tmp_path)), []
-    for _ in range(2):
-        optimizer.update(GRADS)
-        write(writer, optimizer)
-        logs.append(optimizer.log())
-    writer.close()
-    events = reading.EventAccumulator(str(tmp_path))
-    events.Reload()
-    assert set(events.Tags()['tensors']) == logs[0].keys()
-    for name in logs[0]:
-        found = [(event.step, event.tensor_proto.float_val[0]) for event in events.Tensors(name)]
-        np.testing.assert_allclose(found, [(log['step'], log[name]) for log in logs], rtol=1e-6)
-
-
-def test_wandb_takes_the_log() -> None:
-    """``wandb.log`` takes a dict of numbers by name, and the step."""
-    history: list[tuple[int, dict[str, float]]] = []
-
-    def log(data: dict[str, Any], step: int) -> None:
-        assert all(type(name) is str and type(value) is float for name, value in data.items())
-        history.append((step, data))
-
-    optimizer, _ = optimizer_in_use(metrics='weights')
-    numbers = optimizer.log()
-    log(numbers, step=int(numbers['step']))
-    assert history[0][0] == 1
-    assert history[0][1]['grad_norm/w'] == pytest.approx(norm(GRADS['w']))
