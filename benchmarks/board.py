@@ -10,26 +10,33 @@ and seeds of an optimizer on a task are trained by one compiled function.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import brainstate
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from brainstate.transform import for_loop
 
 import braintools_optim as optim
+from benchmarks.harness import medians
 
 __all__ = ['CHOICES', 'OPTIMIZERS', 'TASKS', 'train']
 
 Array = jax.Array
 Schedule = Callable[[Array], Array]
+Make = Callable[[Array], optim.Optimizer]
 N_STEPS, N_HIDDEN, BATCH, N_UPDATES, N_SEEDS, N_CURVE = 20, 32, 32, 200, 3, 20
+TIMED, N_TIMED, REPETITIONS = 'digits', 40, 41
+"""The task on which the time of an update is measured, how many updates run in a call, and how many calls."""
 RATES = np.geomspace(3e-4, 3.0, 9)
 RESULTS = Path(__file__).parent / 'results' / 'board.json'
 
@@ -171,11 +178,16 @@ def cosine(rate: Array, warmup: float = 0.05) -> Schedule:
     return schedule
 
 
-def chosen(cls: Any, **options: Any) -> Callable[[Array], optim.Optimizer]:
+def warmup_only(rate: Array) -> Schedule:
+    """Return the warm-up without the cosine, for optimizers whose averages stand in for a decay of the rate."""
+    return lambda count: rate * jnp.minimum((count + 1) / (0.05 * N_UPDATES), 1.0)
+
+
+def chosen(cls: Any, **options: Any) -> Make:
     return lambda rate: cls(lr=cosine(rate), **{'grad_clip_norm': 1.0, **options})
 
 
-OPTIMIZERS: dict[str, Callable[[Array], optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Make] = {
     'SGD': chosen(optim.SGD),
     'Momentum': chosen(optim.Momentum),
     'Signum': chosen(optim.Signum),
@@ -193,44 +205,90 @@ OPTIMIZERS: dict[str, Callable[[Array], optim.Optimizer]] = {
     'Lamb': chosen(optim.Lamb),
     'Novograd': chosen(optim.Novograd),
     'SOAP': chosen(optim.SOAP),
+    'Muon': chosen(optim.Muon, adjust_lr_fn='match_rms_adamw'),  # one rate for all weights
+    'ScheduleFreeSGD': lambda rate: optim.ScheduleFreeSGD(lr=warmup_only(rate), grad_clip_norm=1.0),
+    'ScheduleFreeAdamW': lambda rate: optim.ScheduleFreeAdamW(lr=warmup_only(rate), grad_clip_norm=1.0),
+    'Lookahead(Adam)': lambda rate: optim.Lookahead(optim.Adam(lr=cosine(rate)), grad_clip_norm=1.0),
+    'SAM(Adam)': lambda rate: optim.SAM(optim.Adam(lr=cosine(rate), grad_clip_norm=1.0)),
+    'Prodigy': chosen(optim.Prodigy, safeguard_warmup=True),
+    'DAdaptAdamW': chosen(optim.DAdaptAdamW),
+    'DoG': chosen(optim.DoG),
+    'PolyakSGD': chosen(optim.PolyakSGD),
+    'Sophia': chosen(optim.Sophia),
+    'AdEMAMix': chosen(optim.AdEMAMix),
+    'MADGRAD': chosen(optim.MADGRAD),
+    'Yogi': chosen(optim.Yogi),
+    'Adamax': chosen(optim.Adamax),
+    'MomentumNesterov': chosen(optim.MomentumNesterov),
+    'Lars': chosen(optim.Lars),
+    'Fromage': chosen(optim.Fromage),
+    'SM3': chosen(optim.SM3),
+    'Adadelta': chosen(optim.Adadelta),
 }
-CHOICES: dict[str, Callable[[Array], optim.Optimizer]] = {
-    'Adam, no clipping': chosen(optim.Adam, grad_clip_norm=None),
-    'Adam, norm 0.1': chosen(optim.Adam, grad_clip_norm=0.1),
-    'Adam, adaptive 0.1': chosen(optim.Adam, grad_clip_norm=None, grad_clip_adaptive=0.1),
-    'Adam, value 0.01': chosen(optim.Adam, grad_clip_norm=None, grad_clip_value=0.01),
-    'SGD, no clipping': chosen(optim.SGD, grad_clip_norm=None),
-    'SGD, adaptive 0.1': chosen(optim.SGD, grad_clip_norm=None, grad_clip_adaptive=0.1),
-    'Adam, no warm-up': lambda rate: optim.Adam(lr=cosine(rate, warmup=0.0), grad_clip_norm=1.0),
-    'Adam, warm-up 20%': lambda rate: optim.Adam(lr=cosine(rate, warmup=0.2), grad_clip_norm=1.0),
+CLIPPED = {'Adam': optim.Adam, 'SGD': optim.SGD}
+CLIPPING: dict[str, dict[str, float | None]] = {
+    'no clipping': {},
+    'norm 0.3': {'grad_clip_norm': 0.3},
+    'norm 0.1': {'grad_clip_norm': 0.1},
+    'adaptive 0.1': {'grad_clip_adaptive': 0.1},
+    'adaptive 0.01': {'grad_clip_adaptive': 0.01},
+    'value 0.1': {'grad_clip_value': 0.1},
+    'value 0.01': {'grad_clip_value': 0.01},
+}
+"""What is compared with the norm 1, the clipping of all optimizers above."""
+WARMUPS = {'no warm-up': 0.0, 'warm-up 20%': 0.2}
+CHOICES: dict[str, Make] = {
+    f'{name}, {clip}': chosen(cls, **{'grad_clip_norm': None, **options})
+    for name, cls in CLIPPED.items()
+    for clip, options in CLIPPING.items()
+} | {
+    f'{name}, {part}': lambda rate, cls=cls, warmup=warmup: cls(lr=cosine(rate, warmup), grad_clip_norm=1.0)
+    for name, cls in CLIPPED.items()
+    for part, warmup in WARMUPS.items()
 }
 
 
-def run(make: Callable[[Array], optim.Optimizer], task: Task, rate: Array, key: Array) -> tuple[Array, Array]:
+class Training:
+    """One network with its optimizer and the batches of a task."""
+
+    def __init__(self, make: Make, task: Task, rate: Array, key: Array):
+        self.task, self.x, self.y = task, jnp.asarray(task.x), jnp.asarray(task.y)
+        weights = init(key, task.x.shape[2], int(task.y.max()) + 1)
+        self.weights = {name: brainstate.ParamState(w) for name, w in weights.items()}
+        self.optimizer = make(rate).register_trainable_weights(self.weights)
+
+    def outputs(self, x: Array) -> Array:
+        return outputs({name: w.value for name, w in self.weights.items()}, x, self.task.reads_end)
+
+    def update(self, key: Array) -> Array:
+        """Make one update on a random batch, and return the loss before."""
+        chosen = jax.random.randint(key, (BATCH,), 0, len(self.x))
+        x, y = self.x[chosen], self.y[chosen]
+        loss: Array = self.optimizer.minimize(
+            lambda: optax.softmax_cross_entropy_with_integer_labels(self.outputs(x), y).mean()
+        )
+        return loss
+
+    def accuracy(self) -> Array:
+        """Return the accuracy on the test samples, of averaged weights if the optimizer has any."""
+        optimizer = self.optimizer
+        with optimizer.eval_weights() if optimizer.has_evaluation else contextlib.nullcontext():
+            return (self.outputs(jnp.asarray(self.task.x_test)).argmax(axis=1) == jnp.asarray(self.task.y_test)).mean()
+
+
+def run(make: Make, task: Task, rate: Array, key: Array) -> tuple[Array, Array]:
     """Train one network; return the mean loss of each twentieth of the updates, and the accuracy after it."""
-    x, y = jnp.asarray(task.x), jnp.asarray(task.y)
     first, batches = jax.random.split(key)
-    tx, w = optim.to_optax(make(rate)), init(first, x.shape[2], int(task.y.max()) + 1)
+    training = Training(make, task, rate, first)
 
-    def loss(w: dict[str, Array], chosen: Array) -> Array:
-        return optax.softmax_cross_entropy_with_integer_labels(outputs(w, x[chosen], task.reads_end), y[chosen]).mean()
+    def part(keys: Array) -> tuple[Array, Array]:
+        return for_loop(training.update, keys).mean(), training.accuracy()
 
-    def update(carry: tuple[Any, Any], key: Array) -> tuple[tuple[Any, Any], Array]:
-        w, state = carry
-        value, grads = jax.value_and_grad(loss)(w, jax.random.randint(key, (BATCH,), 0, len(x)))
-        updates, state = tx.update(grads, state, w)
-        return (optax.apply_updates(w, updates), state), value
-
-    def part(carry: tuple[Any, Any], keys: Array) -> tuple[tuple[Any, Any], tuple[Array, Array]]:
-        carry, losses = jax.lax.scan(update, carry, keys)
-        right = outputs(carry[0], jnp.asarray(task.x_test), task.reads_end).argmax(axis=1) == jnp.asarray(task.y_test)
-        return carry, (losses.mean(), right.mean())
-
-    keys = jax.random.split(batches, (N_CURVE, N_UPDATES // N_CURVE))
-    return jax.lax.scan(part, (w, tx.init(w)), keys)[1]
+    curves: tuple[Array, Array] = for_loop(part, jax.random.split(batches, (N_CURVE, N_UPDATES // N_CURVE)))
+    return curves
 
 
-def train(make: Callable[[Array], optim.Optimizer], task: Task) -> dict[str, Any]:
+def train(make: Make, task: Task) -> dict[str, Any]:
     """Train all rates and seeds; return the best rate by its training loss, and the accuracies with this rate."""
     keys = jax.random.split(jax.random.key(0), N_SEEDS)
     over_seeds = jax.vmap(partial(run, make, task), (None, 0))
@@ -249,6 +307,57 @@ def train(make: Callable[[Array], optim.Optimizer], task: Task) -> dict[str, Any
     }
 
 
+def gradient_norms(task: Task) -> list[float]:
+    """Return the norms that 5%, 50% and 95% of the gradients stay below while Adam trains, to compare thresholds."""
+
+    def norms(key: Array) -> Array:
+        first, batches = jax.random.split(key)
+        training = Training(chosen(optim.Adam, metrics=True), task, jnp.asarray(0.03), first)
+
+        def norm(key: Array) -> Array:
+            training.update(key)
+            return training.optimizer.metrics['grad_norm']
+
+        found: Array = for_loop(norm, jax.random.split(batches, N_UPDATES))
+        return found
+
+    found = jax.jit(jax.vmap(norms))(jax.random.split(jax.random.key(0), N_SEEDS))
+    return [float(f'{x:.2g}') for x in np.quantile(found, [0.05, 0.5, 0.95])]
+
+
+# time
+
+
+def updates(make: Make, task: Task) -> Callable[[], Array]:
+    """Return a compiled function that trains one network for N_TIMED updates."""
+    keys = jax.random.split(jax.random.key(0), N_TIMED)
+
+    def train(rate: Array, keys: Array) -> Array:
+        losses: Array = for_loop(Training(make, task, rate, keys[0]).update, keys)
+        return losses
+
+    return partial(jax.jit(train), jnp.asarray(0.01), keys)
+
+
+def milliseconds(make: Make, task: Task, of_sgd: Callable[[], Array]) -> dict[str, float]:
+    """Return the time of an update, and that of an update of SGD, measured in turns."""
+    times = medians({'update': updates(make, task), 'update of SGD': of_sgd}, REPETITIONS)
+    return {name: float(f'{ms / N_TIMED:.3g}') for name, ms in times.items()}
+
+
+def measured(rows: dict[str, Any], choices: list[str], task: Task, timed: bool) -> Iterator[tuple[str, Any]]:
+    """Add to the rows of a task what they lack, and yield each result."""
+    for choice in choices:
+        if choice not in rows:
+            rows[choice] = train((OPTIMIZERS | CHOICES)[choice], task)
+            yield choice, rows[choice]
+    untimed = [choice for choice in choices if timed and choice in OPTIMIZERS and 'ms' not in rows[choice]]
+    of_sgd = updates(OPTIMIZERS['SGD'], task)
+    for choice in untimed:
+        rows[choice]['ms'] = milliseconds(OPTIMIZERS[choice], task, of_sgd)
+        yield choice, rows[choice]['ms']
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
     parser.add_argument('--tasks', nargs='+', choices=TASKS, default=list(TASKS), help='tasks to train')
@@ -262,13 +371,13 @@ def main() -> None:
     found |= {'date': f'{datetime.date.today()}', 'versions': versions, 'setting': setting | {'seeds': N_SEEDS}}
     tasks = {name: TASKS[name]() for name in args.tasks}
     found.setdefault('targets', {}).update({name: task.target for name, task in tasks.items()})
-    for choice in args.choices:
-        for name, task in tasks.items():
-            rows = found['board'].setdefault(name, {})
-            if choice not in rows:
-                rows[choice] = train((OPTIMIZERS | CHOICES)[choice], task)
-                print(f'{choice}, {name}: {rows[choice]}', flush=True)
-                args.output.write_text(json.dumps(found) + '\n')
+    for name, task in tasks.items():
+        rows = found['board'].setdefault(name, {})
+        if name not in found.setdefault('gradient norms', {}):
+            found['gradient norms'][name] = gradient_norms(task)
+        for choice, result in measured(rows, args.choices, task, timed=name == TIMED):
+            print(f'{choice}, {name}: {result}', flush=True)
+            args.output.write_text(json.dumps(found) + '\n')
 
 
 if __name__ == '__main__':
