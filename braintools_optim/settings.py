@@ -29,7 +29,6 @@ __all__ = [
     'OptionValues',
     'Settings',
     'as_plain',
-    'has_tracer',
     'kinds_of',
     'split_schedules',
 ]
@@ -110,11 +109,6 @@ def as_plain(owner: type, hp: Hyperparameters) -> Options:
     return {name: kinds[name].from_leaf(leaf) for name, leaf in values_of(hp).items()}
 
 
-def has_tracer(value: OptionValue) -> bool:
-    """Return whether an option holds a traced number, which cannot be compared."""
-    return any(isinstance(x, Tracer) for x in jax.tree.leaves(value))
-
-
 @dataclass(frozen=True)
 class GroupOptions:
     """The options of a further group: those that override, and the settings of the group's own optimizer if any."""
@@ -146,6 +140,7 @@ class Settings(Node):
         self.overridden: list[set[str]] = []  # for each group, the names of the options that it overrides
         self.schedules: Schedules = {}
         self.is_part = False  # whether these are the options of a group of another optimizer
+        self.changed = {name for name, value in options.items() if self.is_changed(name, value)}
         over_all = shared_names(owner)
         shared, shared_schedules = split_schedules(owner, {n: x for n, x in options.items() if n in over_all})
         defaults, schedules = split_schedules(owner, {n: x for n, x in options.items() if n not in over_all})
@@ -153,6 +148,14 @@ class Settings(Node):
         self.values = OptimState(Packed.of(values))
         self.lr_scheduler = self.admit(lr, defaults)
         self.commit(values, {'shared': shared_schedules, 'defaults': schedules})
+
+    def is_changed(self, name: str, value: OptionValue) -> bool:
+        """Return whether a value differs from the default of an option; a traced value counts as different."""
+        default, traced = (
+            fields_of(self.owner)[name].default,
+            any(isinstance(x, Tracer) for x in jax.tree.leaves(value)),
+        )
+        return value is not default and (traced or bool(value != default))
 
     # what the next update reads
 
@@ -274,8 +277,8 @@ class Settings(Node):
 
     def as_overrides(self, group: GroupOptions) -> Options:
         """Return the options and schedules of a group that has these settings, where they are not the defaults."""
-        fields, options = fields_of(self.owner), as_plain(self.owner, self.options.defaults)
-        found = {name: value for name, value in options.items() if has_tracer(value) or value != fields[name].default}
+        options = as_plain(self.owner, self.options.defaults)
+        found = {name: value for name, value in options.items() if name in self.changed}
         found |= self.schedules.get('defaults', {})
         if not group.follows:
             schedule = self.lr_scheduler
@@ -301,6 +304,8 @@ class Settings(Node):
             check(group, Hyperparameters(before), Hyperparameters(before | options))
             return with_values(hp, **leaves)
 
+        if group is None:
+            self.changed = self.changed - {name} | ({name} if self.is_changed(name, value) else set())
         if over_all:
             values = replace(values, shared=with_values(values.shared, **leaves))
         elif group is None:

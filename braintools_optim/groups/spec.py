@@ -10,7 +10,7 @@ import brainstate
 
 from braintools_optim.options.fields import fields_of
 from braintools_optim.options.types import OptionValue, Tree
-from braintools_optim.settings import GroupOptions, as_plain, has_tracer
+from braintools_optim.settings import GroupOptions, as_plain
 from braintools_optim.step.gradients import check_transform
 from braintools_optim.step.group import Group
 from braintools_optim.step.policy import Treatment
@@ -84,15 +84,15 @@ def check_group_optimizer(rule: Rule, whole: Rule) -> None:
     if inner.opt_state is not None:
         raise ValueError(f'Invalid {name} as the optimizer of a group. Must not have registered weights.')
     fields, settings = fields_of(type(rule)), inner.settings
-    given = {n: getattr(inner, n) for n in OF_THE_WHOLE} | as_plain(settings.owner, settings.options.shared)
-    given |= {'metrics': inner.metrics_state is not None} | settings.schedules.get('shared', {})
-    for option, value in given.items():
-        if option not in fields or value is fields[option].default or has_tracer(value):
-            continue
-        if value != fields[option].default:
-            raise ValueError(
-                f'Invalid {option}={value!r} of the {name} of a group. It concerns all groups: give it to {outer}.'
-            )
+    fixed = {n: getattr(inner, n) for n in OF_THE_WHOLE} | {'metrics': inner.metrics_state is not None}
+    given = {n: value for n, value in fixed.items() if n in fields and value != fields[n].default}
+    shared = as_plain(settings.owner, settings.options.shared) | settings.schedules.get('shared', {})
+    given |= {n: value for n, value in shared.items() if n in settings.changed}
+    if given:
+        option, value = next(iter(given.items()))
+        raise ValueError(
+            f'Invalid {option}={value!r} of the {name} of a group. It concerns all groups: give it to {outer}.'
+        )
 
 
 def torch_groups(params: Tree) -> list[dict[str, OptionValue]] | None:

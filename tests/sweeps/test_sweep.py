@@ -157,8 +157,10 @@ def test_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         lambda lr: bo.Muon(lr=lr, adjust_lr_fn='match_rms_adamw'),
         lambda lr: bo.Adam(lr=lr, groups={'bias': bo.SGD(lr=lr, momentum=0.5)}),
+        lambda lr: bo.Adam(lr=lr, weight_decay=0.1, grokfast=lr, groups={'bias': bo.SGD(lr=lr)}),
+        lambda lr: bo.Adam(lr=lr, weight_decay=0.1, groups={'bias': bo.SGD(lr=lr, weight_decay=10 * lr)}),
     ],
-    ids=['Muon', 'group'],
+    ids=['Muon', 'group', 'option of the whole', 'option of the group'],
 )
 def test_optimizers_with_a_second_algorithm(build: Any) -> None:
     def train(lr: Any) -> dict[str, Any]:
@@ -173,6 +175,17 @@ def test_optimizers_with_a_second_algorithm(build: Any) -> None:
     for i, rate in enumerate(rates):
         for name, expected in train(rate).items():
             np.testing.assert_allclose(swept[name][i], expected, rtol=1e-5)
+
+
+def test_option_of_the_whole_is_refused_in_a_group() -> None:
+    def run(lr: Any) -> dict[str, Any]:
+        w = brainstate.ParamState(jnp.ones(2))
+        groups: Any = {'w': bo.SGD(lr=lr, grad_clip_norm=lr)}
+        bo.Adam(lr=lr, groups=groups).register_trainable_weights({'w': w})
+        return {'w': w.value}
+
+    with pytest.raises(ValueError, match=r'Invalid grad_clip_norm=.* of the SGD of a group'):
+        bo.sweep(run, lr=[0.1, 0.2])
 
 
 def same(x: Any) -> dict[str, Any]:
