@@ -25,27 +25,65 @@ class Activity(NamedTuple):
     evidence: np.ndarray
 
 
+class ShardedRun(NamedTuple):
+    """The metrics of a training on several devices, and how many bytes of optimizer state each device held."""
+
+    name: str
+    history: Mapping[str, Sequence[float]]
+    bytes_by_device: Sequence[int]
+
+
 def draw(history: Mapping[str, Sequence[float]], activity: Activity, clip: float | None, path: Path) -> None:
     """Draw the spikes of one image above the curves of the training, and save the figure."""
+    figure, curves = below_activity(activity)
+    n_epochs = len(history['test accuracy'])
+    draw_epochs(curves[0], history['loss'], n_epochs, BLUE, 'Loss')
+    draw_accuracy(curves[1], history)
+    draw_rate(curves[2], history)
+    draw_epochs(curves[3], history['norm'], n_epochs, RED, 'Norm of the gradients')
+    draw_clip(curves[3], clip)
+    for panel in curves:
+        panel.set(xlabel='epoch', xlim=(0, n_epochs))
+    save(figure, path)
+
+
+def draw_sharded(runs: Sequence[ShardedRun], activity: Activity, clip: float | None, path: Path) -> None:
+    """Draw the spikes of one image above the curves of all runs and their bytes on each device, and save the figure."""
+    figure, (loss, correct, norm, memory) = below_activity(activity)
+    n_epochs = len(runs[0].history['test accuracy'])
+    for run, color, style in zip(runs, (BLUE, ORANGE), ('-', '--'), strict=True):
+        test, line = 100 * np.array(run.history['test accuracy']), {'label': run.name, 'linestyle': style}
+        draw_epochs(loss, run.history['loss'], n_epochs, color, 'Loss', **line)
+        draw_epochs(norm, run.history['norm'], n_epochs, color, 'Norm of the gradients', **line)
+        label = f'{run.name}: {test[-1]:.1f}% at the end'
+        correct.plot(np.arange(1, n_epochs + 1), test, color=color, linestyle=style, label=label)
+    correct.set(title='Correct on test images (%)')
+    draw_clip(norm, clip)
+    draw_memory(memory, runs)
+    for panel in (loss, correct, norm):
+        panel.set(xlabel='epoch', xlim=(0, n_epochs))
+        panel.legend(frameon=False, fontsize=9)
+    save(figure, path)
+
+
+def below_activity(activity: Activity) -> tuple[Figure, np.ndarray]:
+    """Draw the spikes of one image in the upper half of a figure; return the figure and the four panels below."""
     figure = Figure(figsize=(13, 6.4), layout='constrained')
     top, bottom = figure.subplots(2, 4)
     draw_input(top[0], activity)
     draw_hidden(top[1], activity)
     draw_potential(top[2], activity)
     draw_evidence(top[3], activity)
-    draw_epochs(bottom[0], history['loss'], len(history['test accuracy']), BLUE, 'Loss')
-    draw_accuracy(bottom[1], history)
-    draw_rate(bottom[2], history)
-    draw_epochs(bottom[3], history['norm'], len(history['test accuracy']), RED, 'Norm of the gradients')
-    if clip is not None:
-        bottom[3].axhline(clip, color='black', linestyle='--', linewidth=1, label=f'clipped to {clip:g}')
-        bottom[3].legend(frameon=False, fontsize=9)
     for panel in top:
         panel.set(xlabel='time (ms)', xlim=(0, len(activity.evidence)))
     for panel in bottom:
-        panel.set(xlabel='epoch', xlim=(0, len(history['test accuracy'])))
         panel.grid(alpha=0.2)
-    for panel in (*top, *bottom):
+    return figure, bottom
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Give all panels the same style, and save the figure."""
+    for panel in figure.axes:
         panel.spines[['top', 'right']].set_visible(False)
         panel.title.set(fontweight='bold', fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,13 +140,15 @@ def draw_evidence(panel: Axes, activity: Activity) -> None:
     panel.legend(frameon=False, fontsize=9, loc='center right')
 
 
-def draw_epochs(panel: Axes, values: Sequence[float], n_epochs: int, color: str, title: str) -> None:
+def draw_epochs(
+    panel: Axes, values: Sequence[float], n_epochs: int, color: str, title: str, **line: str | None
+) -> None:
     """Draw the mean over each epoch, and the range of all but the largest and smallest tenth of updates."""
     by_epoch = np.reshape(values, (n_epochs, -1))
     middle = np.arange(n_epochs) + 0.5
     low, high = np.quantile(by_epoch, (0.1, 0.9), axis=1)
     panel.fill_between(middle, low, high, color=color, alpha=0.2, linewidth=0)
-    panel.semilogy(middle, by_epoch.mean(axis=1), color=color)
+    panel.semilogy(middle, by_epoch.mean(axis=1), color=color, **line)
     panel.set(title=title)
 
 
@@ -128,3 +168,25 @@ def draw_rate(panel: Axes, history: Mapping[str, Sequence[float]]) -> None:
     epochs = np.linspace(0, len(history['test accuracy']), len(history['lr']), endpoint=False)
     panel.plot(epochs, history['lr'], color=GREEN)
     panel.set(title='Learning rate')
+
+
+def draw_clip(panel: Axes, clip: float | None) -> None:
+    """Draw the norm to which gradients are clipped."""
+    if clip is not None:
+        panel.axhline(clip, color='black', linestyle='--', linewidth=1, label=f'clipped to {clip:g}')
+        panel.legend(frameon=False, fontsize=9)
+
+
+def draw_memory(panel: Axes, runs: Sequence[ShardedRun]) -> None:
+    """Draw a bar for the optimizer state that each device holds in each run."""
+    n_devices = len(runs[0].bytes_by_device)
+    width = 0.8 / len(runs)
+    for i, (run, color) in enumerate(zip(runs, (BLUE, ORANGE), strict=True)):
+        middle = np.arange(n_devices) + (i - (len(runs) - 1) / 2) * width
+        label = f'{run.name}: {max(run.bytes_by_device) / 1024:.0f} KiB'
+        panel.bar(middle, np.array(run.bytes_by_device) / 1024, width, color=color, label=label)
+    panel.set(
+        title='Optimizer state per device (KiB)', xlabel='device', xticks=range(n_devices)[:: n_devices // 16 + 1]
+    )
+    panel.set_ylim(0, 1.35 * max(max(run.bytes_by_device) for run in runs) / 1024)  # leave room for the legend
+    panel.legend(frameon=False, fontsize=9)
