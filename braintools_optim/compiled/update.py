@@ -323,7 +323,7 @@ class Updater:
             after.append(new.applied)
         layout, state = core.policy.layout, new.state
         if layout.over is not None:
-            state, new = beside(state, weights, layout), new._replace(weights=layout.kept(new.weights))
+            state, new = beside(state, weights, layout), new._replace(weights=layout.kept(new.weights, found))
         leaves = [new.weights[key] for key in weights]
         return deferred((state, core.weights.structure.unflatten(leaves), after, required))
 

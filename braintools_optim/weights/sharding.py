@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import dropwhile
 from typing import Any
@@ -73,9 +73,15 @@ class Layout:
                     raise ValueError(f'Invalid shard_memory_over={over!r}. Must be an axis of {axes}, of {key}.')
         return cls(shardings, over)
 
-    def kept(self, weights: Mapping[str, Array]) -> dict[str, Array]:
-        """Return traced weights, which keep their layout."""
-        return {key: constrain(w, self.shardings[key]) if key in self.shardings else w for key, w in weights.items()}
+    def kept(self, weights: Mapping[str, Array], updated: Container[str]) -> dict[str, Array]:
+        """Return traced weights, which keep their layout.
+
+        Each device computes its share of a weight that is updated, as of the slots, before the shares are gathered. XLA
+        would otherwise gather the changes of all weights first, which takes as much memory as the weights.
+        """
+        shares = beside({key: w for key, w in weights.items() if key in updated}, weights, self)
+        whole = {**weights, **shares}
+        return {key: constrain(w, self.shardings[key]) if key in self.shardings else w for key, w in whole.items()}
 
 
 def split_further(x: Array, sharding: NamedSharding, parts: Parts, over: str | None) -> Parts:

@@ -123,6 +123,23 @@ def check_communication() -> None:
     print('collectives', found)
 
 
+def check_temporary_memory() -> None:
+    """An update takes little more memory than a share of the weights, and leaves frozen weights where they are."""
+    start = {name: jnp.ones((256, 64)) for name in 'abcd'}
+    places = NamedSharding(MESH, PartitionSpec())
+    for kind in (bo.Momentum, bo.Adam):
+        weights = {key: brainstate.ParamState(jax.device_put(w, places)) for key, w in start.items()}
+        optimizer = kind(shard_memory_over='data').register_trainable_weights(weights)
+        optimizer.freeze('a')
+        grads = {key: state.value for key, state in weights.items()}
+        run: Any = bo.jit(optimizer.update)
+        compiled = run.lower(grads).compile()
+        taken = compiled.memory_analysis().temp_size_in_bytes / sum(w.nbytes for w in start.values())
+        assert taken < 0.5, (kind, taken)
+        gathered = [name for _, name in COLLECTIVE.findall(compiled.as_text()) if name == 'all-gather']
+        assert len(gathered) == 3, (kind, gathered)
+
+
 def check_refusals() -> None:
     for over, place, match in (
         (
@@ -170,6 +187,7 @@ def check_norm_axis() -> None:
 if __name__ == '__main__':
     check_ways()
     check_communication()
+    check_temporary_memory()
     check_refusals()
     check_norm_axis()
     for kind in OPTIMIZERS if sys.argv[1] == 'all' else [bo.Adam, bo.SGD, bo.Adafactor, bo.Muon]:
