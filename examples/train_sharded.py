@@ -51,7 +51,7 @@ def bytes_by_device(optimizer: Optimizer) -> list[int]:
 
 def parse_args(n_devices: int) -> argparse.Namespace:
     parser = argument_parser((__doc__ or '').partition('\n')[0], 'spiking_digits_sharded.png')
-    parser.set_defaults(epochs=32, batch_size=96, lr=0.03)
+    parser.set_defaults(epochs=30, batch_size=64, lr=0.03)
     args = parser.parse_args()
     if args.batch_size < n_devices:
         parser.error(f'--batch-size must be at least {n_devices}, the number of devices')
