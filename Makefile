@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --quiet --disable-pip-version-check
 
-.PHONY: demo test slow torch lint types doctest docs bench board paths gpu smoke golden check dist clean
+.PHONY: demo test slow torch lint types doctest docs bench board paths scale gpu smoke golden check dist clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/examples.stamp
@@ -46,12 +46,16 @@ board: $(VENV)/benchmarks.stamp  # train small spiking networks by every optimiz
 paths: $(VENV)/benchmarks.stamp  # record the paths of the optimizers on two functions for the docs
 	$(BIN)/python -m benchmarks.paths --output benchmarks/results/paths.json
 
+scale: $(VENV)/test.stamp  # compile updates for up to 512 devices, and record the memory that they take for the docs
+	$(BIN)/python -m benchmarks.scale --output benchmarks/results/scale.json
+
 gpu: $(VENV)/benchmarks.stamp  # measures nothing if jax finds no GPU
 	$(BIN)/python -m benchmarks.gpu $(if $(OUTPUT),--output $(OUTPUT))
 
 smoke: $(VENV)/test.stamp  # check that the benchmarks run
 	$(BIN)/python -m benchmarks --smoke
 	$(BIN)/python -m benchmarks.gpu --smoke
+	$(BIN)/python -m benchmarks.scale --smoke
 
 golden: $(VENV)/dev.stamp $(VENV)/test.stamp
 	$(BIN)/python tests/golden/record.py

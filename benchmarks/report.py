@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ['gpu_table', 'save', 'tables']
+__all__ = ['gpu_table', 'save', 'scale_tables', 'tables']
 
 Result = dict[str, Any]
 MIB = 2**20
+GB = 10**9
 
 
 def save(result: Result, path: Path, machine: str) -> None:
@@ -141,6 +142,35 @@ def gpu_table(result: Result) -> list[str]:
         '',
         *table(['leaves', 'weights', 'clipped', 'at bandwidth', 'reached', *peers], body),
     ]
+
+
+def scale_tables(result: Result) -> list[str]:
+    """Return the lines of a table for each quantity: without ZeRO-1, and with ZeRO-1 on each number of devices."""
+    rows = result['scale']
+    devices = list(dict.fromkeys(row['devices'] for row in rows))
+    found = {(row['model'], row['optimizer'], row['devices'], row['ZeRO-1']): row for row in rows}
+    head = ['weights, optimizer', 'without ZeRO-1', *(f'ZeRO-1 on {n}' for n in devices)]
+    weights = {row['model']: f'{row["weights"] / GB:.3g}' for row in rows}
+    *sizes, last = weights.values()
+    lines = [f'The weights take {", ".join(sizes)} or {last} GB of each device, and the gradients as much.', '']
+    for title, quantity in SCALE.items():
+        body = []
+        for model, name, number in dict.fromkeys((row['model'], row['optimizer'], row['number']) for row in rows):
+            cells = [found[model, name, devices[0], False], *(found[model, name, n, True] for n in devices)]
+            body.append([f'{number / 1e9:.2g} billion, {name}', *(gigabytes(quantity(cell)) for cell in cells)])
+        lines += [f'{title}, in GB:', '', *table(head, body)]
+    return lines
+
+
+def gigabytes(number: float) -> str:
+    return f'{number / GB:.3g}' if number >= GB / 1000 else '< 0.001'
+
+
+SCALE: dict[str, Callable[[dict[str, Any]], float]] = {
+    'Optimizer state of each device': lambda row: row['state'],
+    'Temporary memory of an update on each device': lambda row: row['temporary'],
+    'Sent by each device in a step': lambda row: row['moved for gradients'] + row['moved in the update'],
+}
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

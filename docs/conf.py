@@ -8,11 +8,13 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import board  # noqa: E402
 import gallery  # noqa: E402
 import paths  # noqa: E402
+import scale  # noqa: E402
 import speed  # noqa: E402
 
 board.write(HERE)
 gallery.write(HERE)
 paths.write(HERE)
+scale.write(HERE)
 speed.write(HERE)
 
 project = 'braintools_optim'

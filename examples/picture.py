@@ -55,14 +55,14 @@ def draw_sharded(runs: Sequence[ShardedRun], activity: Activity, clip: float | N
         test, line = 100 * np.array(run.history['test accuracy']), {'label': run.name, 'linestyle': style}
         draw_epochs(loss, run.history['loss'], n_epochs, color, 'Loss', **line)
         draw_epochs(norm, run.history['norm'], n_epochs, color, 'Norm of the gradients', **line)
-        label = f'{run.name}: {test[-1]:.1f}% at the end'
+        label = f'{run.name}: {test[-1]:.1f}%'
         correct.plot(np.arange(1, n_epochs + 1), test, color=color, linestyle=style, label=label)
     correct.set(title='Correct on test images (%)')
     draw_clip(norm, clip)
     draw_memory(memory, runs)
-    for panel in (loss, correct, norm):
+    for panel, place in ((loss, 'upper right'), (correct, 'lower right'), (norm, 'upper right')):
         panel.set(xlabel='epoch', xlim=(0, n_epochs))
-        panel.legend(frameon=False, fontsize=9)
+        panel.legend(frameon=False, fontsize=9, loc=place)
     save(figure, path)
 
 
@@ -127,7 +127,7 @@ def draw_potential(panel: Axes, activity: Activity) -> None:
     panel.plot(fired, potential[fired], 'o', color=ORANGE, markersize=5, label='spike')
     panel.axhline(activity.threshold, color='black', linestyle='--', linewidth=1, label='threshold')
     panel.set(title=f'Membrane potential of neuron {neuron}', ylabel='mV')
-    panel.legend(frameon=False, fontsize=9, loc='lower right')
+    panel.legend(frameon=False, fontsize=9, loc='best')
 
 
 def draw_evidence(panel: Axes, activity: Activity) -> None:
@@ -137,7 +137,7 @@ def draw_evidence(panel: Axes, activity: Activity) -> None:
         color, width = (GREEN, 2) if is_shown else (GREY, 0.7)
         panel.plot(values, color=color, linewidth=width, label=f'digit {digit}' if is_shown else None)
     panel.set(title='Evidence for each digit', ylabel='readout')
-    panel.legend(frameon=False, fontsize=9, loc='center right')
+    panel.legend(frameon=False, fontsize=9, loc='upper left')
 
 
 def draw_epochs(
@@ -185,8 +185,6 @@ def draw_memory(panel: Axes, runs: Sequence[ShardedRun]) -> None:
         middle = np.arange(n_devices) + (i - (len(runs) - 1) / 2) * width
         label = f'{run.name}: {max(run.bytes_by_device) / 1024:.0f} KiB'
         panel.bar(middle, np.array(run.bytes_by_device) / 1024, width, color=color, label=label)
-    panel.set(
-        title='Optimizer state per device (KiB)', xlabel='device', xticks=range(n_devices)[:: n_devices // 16 + 1]
-    )
+    panel.set(title='State per device (KiB)', xlabel='device', xticks=range(n_devices)[:: n_devices // 16 + 1])
     panel.set_ylim(0, 1.35 * max(max(run.bytes_by_device) for run in runs) / 1024)  # leave room for the legend
     panel.legend(frameon=False, fontsize=9)

@@ -35,6 +35,11 @@ def test_slots_that_are_split_further_take_less_memory(which: str) -> None:
     assert len(lines) == 1 + (len(OPTIMIZERS) - 2 if which == 'all' else 4)
 
 
+def test_updates_compiled_from_shapes_are_those_of_registered_weights() -> None:
+    """The tables at scale are of such updates."""
+    assert len(run_script(HERE / 'by_shapes.py', XLA_FLAGS=FLAGS)) == 4
+
+
 @functools.cache
 def sizes_of_collectives(slow: bool) -> dict[str, list[list[tuple[str, int]]]]:
     """Return, by optimizer, without and with clipping, the collectives and the greatest dimension of their results."""
