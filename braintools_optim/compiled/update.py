@@ -302,7 +302,7 @@ class Updater:
         options, at, count = jax.tree.map(jnp.asarray, (packed.tree, settings.positions(positions), count))
         shared = settings.part(options, at, 'shared')
         weights = core.weights.leaves(values)
-        found = self.matched(gradients, weights, options.frozen, call)
+        found = core.policy.layout.aligned(self.matched(gradients, weights, options.frozen, call), weights)
         parts = [settings.part(options, at, i) for i in range(len(core.groups))]
         groups = [GroupInputs(group.keys, hp, group.rule) for group, hp in zip(core.groups, parts, strict=True)]
         self.warn_of_units(shared)
@@ -322,7 +322,7 @@ class Updater:
         if core.policy.accumulation is not None:
             after.append(new.applied)
         layout, state = core.policy.layout, new.state
-        if layout.over is not None:
+        if layout.shardings:  # the compiler may choose another layout
             state, new = beside(state, weights, layout), new._replace(weights=layout.kept(new.weights, found))
         leaves = [new.weights[key] for key in weights]
         return deferred((state, core.weights.structure.unflatten(leaves), after, required))

@@ -10,16 +10,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
 from braintools_optim.options.types import Tree
 
-__all__ = ['Layout', 'beside']
+__all__ = ['Layout', 'beside', 'is_here', 'placed']
 
 Array = jax.Array
 constrain: Any = jax.lax.with_sharding_constraint
-place_on: Any = jax.device_put
 Parts = Sequence[Any]
 """For each axis of an array, the axes of the mesh over which it is split, or None."""
 SMALL = 1024
@@ -39,7 +39,7 @@ def beside(tree: Tree, weights: Mapping[str, Array], layout: Layout | None = Non
 
     def place(path: tuple[Any, ...], x: Array) -> Tree:
         names = [part.key for part in path if getattr(part, 'key', None) in weights]
-        put = constrain if isinstance(x, Tracer) else place_on
+        put = constrain if isinstance(x, Tracer) else placed
         if not names:
             return put(x, with_parts(default, ()))
         if (sharding := layout.shardings.get(names[-1])) is None:
@@ -73,15 +73,28 @@ class Layout:
                     raise ValueError(f'Invalid shard_memory_over={over!r}. Must be an axis of {axes}, of {key}.')
         return cls(shardings, over)
 
+    def aligned(self, gradients: dict[str, Array], weights: Mapping[str, Array]) -> dict[str, Array]:
+        """Return traced gradients in the layout of the weights, unless slots are split further.
+
+        Otherwise the compiler would compute each slot in the layout of the gradient, and gather all of them afterwards.
+        """
+        fitting = {key: g for key, g in gradients.items() if getattr(g, 'shape', None) == weights[key].shape}
+        return gradients if self.over else gradients | self.constrained(fitting)
+
     def kept(self, weights: Mapping[str, Array], updated: Container[str]) -> dict[str, Array]:
         """Return traced weights, which keep their layout.
 
-        Each device computes its share of a weight that is updated, as of the slots, before the shares are gathered. XLA
-        would otherwise gather the changes of all weights first, which takes as much memory as the weights.
+        If slots are split further, each device computes its share of a weight that is updated before the shares are
+        gathered. XLA would otherwise gather the changes of all weights first, which takes as much memory as the weights.
         """
+        if self.over is None:
+            return self.constrained(weights)
         shares = beside({key: w for key, w in weights.items() if key in updated}, weights, self)
-        whole = {**weights, **shares}
-        return {key: constrain(w, self.shardings[key]) if key in self.shardings else w for key, w in whole.items()}
+        return self.constrained({**weights, **shares})
+
+    def constrained(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Return traced arrays by the names of weights, in the layout of these weights."""
+        return {key: constrain(x, self.shardings[key]) if key in self.shardings else x for key, x in arrays.items()}
 
 
 def split_further(x: Array, sharding: NamedSharding, parts: Parts, over: str | None) -> Parts:
@@ -107,6 +120,31 @@ def sharding_of(x: Array) -> NamedSharding | None:
     """Return how an array is laid out over a mesh, None if it is not. The compiler lays out traced arrays."""
     sharding = None if isinstance(x, Tracer) else getattr(x, 'sharding', None)
     return sharding if isinstance(sharding, NamedSharding) else None
+
+
+def is_here(x: Tree) -> bool:
+    """Return whether this process can read the whole of an array: each part lies on a device of this process, too."""
+    if isinstance(x, Tracer) or not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+        return True
+    here, everywhere = x.sharding.addressable_devices_indices_map(x.shape), x.sharding.devices_indices_map(x.shape)
+    return set(map(str, here.values())) == set(map(str, everywhere.values()))
+
+
+def placed(x: Tree, sharding: jax.sharding.Sharding) -> Array:
+    """Return an array that every process has, or an array on the same devices, with this sharding.
+
+    Between processes, ``device_put`` would first compare the numbers that all of them have, which takes a collective
+    for each array and refuses NaN.
+    """
+    if sharding.is_fully_addressable or not getattr(x, 'is_fully_addressable', True):
+        moved: Array = jax.device_put(x, sharding)
+        return moved
+    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        data, impl = placed(jax.random.key_data(x), sharding), jax.random.key_impl(x)
+        keys: Array = jax.random.wrap_key_data(data, impl=impl)
+        return keys
+    parts = np.asarray(x)
+    return jax.make_array_from_callback(parts.shape, sharding, lambda index: parts[index])
 
 
 def with_parts(sharding: NamedSharding, parts: Parts) -> NamedSharding:

@@ -124,7 +124,26 @@ def check_compiled(kind: type[bo.Optimizer]) -> None:
         assert state.value.sharding.is_equivalent_to(over(*SPECS[state.value.shape]), state.value.ndim)
 
 
+def check_gradients_elsewhere(kind: type[bo.Optimizer]) -> None:
+    """Weights and slots stay where they are if the gradients are split in another way."""
+    states = {name: start(name, False) for name in ('w', 'b')}
+    for state in states.values():
+        state.value = jax.device_put(state.value, over())
+    optimizer = kind(**row_of(kind).required()).register_trainable_weights(states)
+    grads = {key: jax.device_put(np.ones(state.value.shape, np.float32), over('x')) for key, state in states.items()}
+
+    def step(grads: Any) -> None:
+        optimizer.update(grads, **loss_arguments(optimizer, grads))
+
+    for run in (step, bo.jit(step)):
+        run(grads)
+        for x in jax.tree.leaves((optimizer.opt_state.value, [state.value for state in states.values()])):
+            assert x.is_fully_replicated, (kind, x.sharding)
+
+
 if __name__ == '__main__':
+    for kind in (bo.Adam, bo.Adafactor, bo.Muon):
+        check_gradients_elsewhere(kind)
     check_compiled(bo.Adam)
     for kind in OPTIMIZERS if sys.argv[1] == 'all' else [bo.Adam, bo.Adafactor, bo.SM3, bo.ScheduleFreeSGD]:
         check_registration(kind)
