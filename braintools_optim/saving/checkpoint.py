@@ -19,12 +19,14 @@ from braintools_optim.options.fields import fields_of
 from braintools_optim.options.hyperparameters import Hyperparameters, Packed, is_flag, values_of
 from braintools_optim.options.transfers import explicit_transfers
 from braintools_optim.options.types import Tree
+from braintools_optim.saving.arrays import check_alike
 from braintools_optim.saving.description import Difference, differing, fixed_arguments
 from braintools_optim.saving.form import FORMAT, canonical, check_form, check_format, plain
 from braintools_optim.saving.former import upgraded
 from braintools_optim.saving.imports import unchanged_by_errors
 from braintools_optim.saving.reading import Reading
 from braintools_optim.saving.trees import is_key, without_key
+from braintools_optim.saving.whole import whole
 from braintools_optim.settings import OptionValues, as_plain
 from braintools_optim.step.stages import StageOptions
 from braintools_optim.step.state import OptimizerState, merge_slots, without
@@ -42,7 +44,7 @@ Arrays = dict[str, npt.NDArray[np.generic]]
 def state_dict(core: Core) -> dict[str, Tree]:
     """Return everything that the next update depends on except the weights."""
     core.refuse_evaluating('A checkpoint')
-    states = {name: to_arrays(keyed(core, name, s.value)) for name, s in core.named_states().items()}
+    states = {name: to_arrays(keyed(core, name, s.value), name) for name, s in core.named_states().items()}
     schedule = core.settings.lr_scheduler
     return {
         'format': FORMAT,
@@ -97,6 +99,7 @@ def fitted_state(core: Core, state_dict: Mapping[str, Tree], rename: Mapping[str
     check_form(state)
     state = upgraded(state)
     core.replace_lost_state()
+    check_alike(state, [own.value for own in core.named_states().values()])
     old_names = names_there(state['weights'], core.weights.keys, rename or {})
     state = with_names(state, {old: new for new, old in old_names.items()})
     others, problems = other_groups(core, state), differences(core, state)
@@ -249,9 +252,10 @@ def named(path: Iterable[object]) -> str:
     return keystr(tuple(path), simple=True, separator='.')
 
 
-def to_arrays(tree: Tree) -> Arrays:
-    """Return copies of the leaves of a tree as NumPy arrays, by path."""
-    return {named(path): np.array(without_key(leaf)) for path, leaf in tree_flatten_with_path(tree)[0]}
+def to_arrays(tree: Tree, where: str) -> Arrays:
+    """Return copies of the leaves of a tree as NumPy arrays, by path; ``where`` is the name of the tree."""
+    leaves = [(named(path), without_key(leaf)) for path, leaf in tree_flatten_with_path(tree)[0]]
+    return {name: np.array(whole(leaf, f'{where}.{name}')) for name, leaf in leaves}
 
 
 def taken(reading: Reading, name: str, leaf: Tree, label: str | None = None) -> Tree:
@@ -296,7 +300,7 @@ def defaults_of_later_options(options: Tree, saved: Sequence[str]) -> Arrays:
         stem, option = '.'.join(parts[: at + 1]), ''.join(parts[at : at + 1])
         fields, is_known = fields_of(StageOptions), any(f'{name}.'.startswith(f'{stem}.') for name in saved)
         if option in fields and not is_known:
-            default = to_arrays(fields[option].kind.to_leaf(fields[option].default))
+            default = to_arrays(fields[option].kind.to_leaf(fields[option].default), option)
             found |= {'.'.join(filter(None, [stem, name])): array for name, array in default.items()}
     return found
 

@@ -92,4 +92,5 @@ def set_slots(core: Core, found: Found, counts: Mapping[str, int], whole: bool =
     if problems:
         raise ValueError(f'The state does not fit this optimizer, which is unchanged. {"; ".join(problems)}')
     step = jnp.asarray([counts[name] for name in core.weights.keys], jnp.int32)
-    core.registered('loading').value = replace(state, slots=fresh, stage_slots=stage_slots, step=step)
+    state = replace(state, slots=fresh, stage_slots=stage_slots, step=step)
+    core.registered('loading').value = core.beside_weights(state)

@@ -8,12 +8,12 @@ import brainstate
 import brainunit
 import jax
 import jax.numpy as jnp
-import numpy as np
 from brainstate.graph import Node
 
 from braintools_optim.options.types import Tree
-from braintools_optim.saving.arrays import fitting
+from braintools_optim.saving.arrays import check_alike, fitting
 from braintools_optim.saving.trees import is_key
+from braintools_optim.saving.whole import whole
 from braintools_optim.weights.unique_states import Path, flatten_states, show
 
 __all__ = ['fitted_values', 'model_tree']
@@ -23,7 +23,8 @@ def model_tree(model: Tree) -> dict[Path, Tree]:
     """Return the values of the States of a model by path: an array, or its leaves by name."""
     tree: dict[Path, Tree] = {}
     for path, state in states_of(model).items():
-        leaves = {name: as_saved(leaf) for name, leaf in leaves_of(state.value).items()}
+        found = leaves_of(state.value)
+        leaves = {name: as_saved(leaf, f'{show(path)}.{name}' if name else show(path)) for name, leaf in found.items()}
         tree[path] = leaves[''] if leaves.keys() == {''} else leaves
     return tree
 
@@ -33,6 +34,7 @@ def fitted_values(model: Tree, found: Tree) -> list[tuple[brainstate.State, Tree
     if not isinstance(found, Mapping):
         raise ValueError(f'Invalid weights of type {type(found).__name__} in the file. Must be a dict of paths.')
     states = states_of(model)
+    check_alike(found, [state.value for state in states.values()])
     problems = [f'{show(path)}: not there' for path in states if path not in found]
     problems += [f'{path if isinstance(path, str) else show(path)}: not here' for path in found if path not in states]
     values = []
@@ -93,8 +95,8 @@ def is_leaf(x: Tree) -> bool:
     return isinstance(x, brainunit.Quantity)
 
 
-def as_saved(leaf: Tree) -> Tree:
+def as_saved(leaf: Tree, name: str) -> Tree:
     """Return a leaf as a file holds it: a NumPy array, a quantity or a random key."""
     if isinstance(leaf, brainunit.Quantity):
-        return brainunit.Quantity(as_saved(leaf.mantissa), unit=leaf.unit)
-    return leaf if is_key(leaf) else np.asarray(jnp.asarray(leaf))
+        return brainunit.Quantity(as_saved(leaf.mantissa, name), unit=leaf.unit)
+    return leaf if is_key(leaf) else whole(jnp.asarray(leaf), name)

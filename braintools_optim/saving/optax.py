@@ -46,7 +46,7 @@ def load_optax_state(core: Core, state: Tree, count: int | None = None) -> None:
     with unchanged_by_errors(core):
         set_slots(core, found, dict.fromkeys(core.weights.keys, counts[-1] if counts else 1), whole=True)
         if counts:
-            core.step_count.value = jnp.asarray(counts[0], jnp.int32)
+            core.step_count.value = core.beside_weights(jnp.asarray(counts[0], jnp.int32))
 
 
 def parts_of(state: Tree) -> Iterator[Tree]:

@@ -21,6 +21,7 @@ from braintools_optim.saving.imports import (
     take_rate,
     unchanged_by_errors,
 )
+from braintools_optim.saving.whole import whole
 from braintools_optim.settings import split_schedules
 from braintools_optim.step.counterparts import TorchCounterpart
 
@@ -56,7 +57,7 @@ def load_torch_state_dict(core: Core, state_dict: Mapping[str, Tree], names: Seq
                     found.setdefault(slot, {})[name_of[key]] = x
         set_slots(core, found, counts)
         if counterpart.counts:
-            core.step_count.value = jnp.asarray(max(counts.values()), jnp.int32)
+            core.step_count.value = core.beside_weights(jnp.asarray(max(counts.values()), jnp.int32))
 
 
 def torch_state_dict(
@@ -77,7 +78,8 @@ def torch_state_dict(
             torch_options['beta2_decay'] = -abs(torch_options['beta2_decay'])
         groups.append({'lr': options['lr'], **torch_options, 'params': sorted(place[name] for name in group.keys)})
         for name in group.keys:
-            slots = {slot: np.array(x[name]) for slot, x in core.state.slots.items() if name in x}
+            arrays = {slot: x[name] for slot, x in core.state.slots.items() if name in x}
+            slots = {slot: np.array(whole(x, f'{slot}.{name}')) for slot, x in arrays.items()}
             slots = counterpart.to_torch(slots, counts[name], options)
             if counterpart.counts:
                 slots['step'] = np.array(counts[name], np.float32)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from braintools_optim.options.types import Tree
+from braintools_optim.saving.whole import whole
 
 __all__ = ['Arrays', 'decode', 'encode', 'is_key', 'without_key']
 
@@ -93,7 +94,7 @@ class Encoder:
             data = self.node(jax.random.key_data(node), path)
             return {MARK: 'key', 'impl': str(jax.random.key_impl(node)), 'data': data}
         if isinstance(node, (np.ndarray, np.generic, jax.Array)):
-            return self.array(np.asarray(node), joined(path))
+            return self.array(whole(node, joined(path)), joined(path))
         if isinstance(node, Mapping):
             return self.mapping(node, path)
         if isinstance(node, (list, tuple)):

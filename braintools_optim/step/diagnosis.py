@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+
+from braintools_optim.weights.sharding import is_here
 
 __all__ = ['Diagnosis']
 
@@ -34,11 +38,16 @@ class Diagnosis:
     @classmethod
     def of(cls, gradients: Mapping[str, ArrayLike]) -> Diagnosis:
         """Examine gradients by name."""
-        arrays = {name: np.asarray(g) for name, g in gradients.items()}
+        # a gradient that is split over several processes stays on their devices
+        arrays: dict[str, Any] = {name: np.asarray(g) if is_here(g) else g for name, g in gradients.items()}
         arrays = {name: g.astype(np.result_type(g.dtype, np.float32)) for name, g in arrays.items()}
-        counts = {name: (int(np.isnan(g).sum()), int(np.isinf(g).sum()), g.size) for name, g in arrays.items()}
+        counts, norms = {}, {}
+        for name, g in arrays.items():
+            xp: Any = np if isinstance(g, np.ndarray) else jnp
+            counts[name] = int(xp.isnan(g).sum()), int(xp.isinf(g).sum()), int(g.size)
+            if sum(counts[name][:2]) == 0 and g.any():
+                norms[name] = float(xp.linalg.norm(g))
         bad = {name: count for name, count in counts.items() if count[0] + count[1]}
-        norms = {name: float(np.linalg.norm(g)) for name, g in arrays.items() if name not in bad and g.any()}
         zero = [name for name in arrays if name not in bad and name not in norms]
         return cls(bad, zero, dict(sorted(norms.items(), key=lambda item: -item[1])))
 
