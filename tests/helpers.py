@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,13 +49,42 @@ def update(optimizer: bo.Optimizer, grads: Any) -> None:
     optimizer.update(grads, **loss_arguments(optimizer, grads))
 
 
-def run_script(script: Path, *arguments: Any, **environment: str) -> list[str]:
-    """Run a script in another process and return the lines it prints."""
+def in_other_process(script: Path, arguments: Sequence[Any], environment: dict[str, str]) -> dict[str, Any]:
+    """Return the arguments of ``subprocess`` that run a script with this package and the helpers of the tests."""
     path = os.pathsep.join(
         [str(Path(bo.__file__).parents[1]), str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')]
     )
     command = [sys.executable, str(script), *map(str, arguments)]
-    env = {**os.environ, **environment, 'PYTHONPATH': path}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    return {'args': command, 'env': {**os.environ, **environment, 'PYTHONPATH': path}, 'text': True}
+
+
+def run_script(script: Path, *arguments: Any, **environment: str) -> list[str]:
+    """Run a script in another process and return the lines it prints."""
+    done = subprocess.run(**in_other_process(script, arguments, environment), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
+
+
+def run_scripts(script: Path, each: Sequence[Sequence[Any]], folder: Path, seconds: float, **environment: str) -> None:
+    """Run a script in several processes at once, each with its own arguments, and write what they print to a folder.
+
+    Processes that wait for one that failed are ended, and the error shows what all of them wrote to stderr.
+    """
+    names = [folder / f'process{i}' for i in range(len(each))]
+    with contextlib.ExitStack() as stack:
+        processes: list[subprocess.Popen[str]] = []
+        for name, arguments in zip(names, each, strict=True):
+            out, err = (stack.enter_context(open(name.with_suffix(end), 'w')) for end in ('.out', '.err'))
+            command = in_other_process(script, arguments, environment)
+            processes.append(stack.enter_context(subprocess.Popen(**command, stdout=out, stderr=err)))
+            stack.callback(processes[-1].kill)
+        end = time.monotonic() + seconds
+        while any(p.poll() is None for p in processes) and not any(p.poll() for p in processes):
+            if time.monotonic() > end:
+                break
+            time.sleep(0.05)
+        codes = [p.poll() for p in processes]
+    errors = [
+        f'process {i}, exit status {code}:\n{names[i].with_suffix(".err").read_text()}' for i, code in enumerate(codes)
+    ]
+    assert codes == [0] * len(each), '\n'.join(errors)
