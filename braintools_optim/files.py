@@ -49,7 +49,8 @@ def save(path: FilePath, tree: Mapping[Tree, Tree]) -> None:
     Raises
     ------
     TypeError, ValueError
-        If the tree holds anything else, or the suffix is unknown.
+        If the tree holds anything else, if an array is split over several processes and this one does not hold all of
+        it, or if the suffix is unknown. No file has changed then.
     ModuleNotFoundError
         If the format needs a package that is not installed.
 

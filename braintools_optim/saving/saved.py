@@ -27,6 +27,11 @@ class Saved:
 
         The result consists of nested dicts and lists of strings, numbers and NumPy arrays, which later updates do not
         change.
+
+        Raises
+        ------
+        ValueError
+            If an array is split over several processes and this one does not hold all of it. Use orbax then.
         """
         hooks = self._core.hooks
         for hook in hooks.of('state_dict_pre'):
@@ -52,7 +57,8 @@ class Saved:
         ------
         ValueError
             If the algorithm, fixed arguments, schedules, names, shapes, dtypes, units or flags differ, or if a number
-            is out of the range of its option. The error lists all differences, and nothing has changed.
+            is out of the range of its option. The error lists all differences, and nothing has changed. Also if the
+            weights lie on several processes, and not all of them load the same.
         """
         hooks = self._core.hooks
         if hooks.by_event:
