@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +14,7 @@ from braintools_optim.weights.sharding import is_here
 __all__ = ['whole']
 
 
-def whole(x: Tree, name: str) -> npt.NDArray[np.generic]:
+def whole(x: Tree, name: str) -> npt.NDArray[Any]:
     """Return an array of this name as a NumPy array; raise if other processes hold parts that this one does not."""
     if not is_here(x):
         raise ValueError(

@@ -85,7 +85,7 @@ class Layout:
         """Return traced weights, which keep their layout.
 
         If slots are split further, each device computes its share of a weight that is updated before the shares are
-        gathered. XLA would otherwise gather the changes of all weights first, which takes as much memory as the weights.
+        gathered. XLA would otherwise gather the changes of all weights, which takes as much memory as the weights.
         """
         if self.over is None:
             return self.constrained(weights)
