@@ -140,12 +140,13 @@ class Settings(Node):
         self.overridden: list[set[str]] = []  # for each group, the names of the options that it overrides
         self.schedules: Schedules = {}
         self.is_part = False  # whether these are the options of a group of another optimizer
-        self.changed = {name for name, value in options.items() if self.is_changed(name, value)}
         over_all = shared_names(owner)
         shared, shared_schedules = split_schedules(owner, {n: x for n, x in options.items() if n in over_all})
         defaults, schedules = split_schedules(owner, {n: x for n, x in options.items() if n not in over_all})
         values = OptionValues(as_leaves(owner, shared), as_leaves(owner, defaults), [])
         self.values = OptimState(Packed.of(values))
+        given = {**shared, **defaults, **shared_schedules, **schedules}
+        self.changed = {name for name, value in given.items() if self.is_changed(name, value)}
         self.lr_scheduler = self.admit(lr, defaults)
         self.commit(values, {'shared': shared_schedules, 'defaults': schedules})
 
@@ -305,7 +306,8 @@ class Settings(Node):
             return with_values(hp, **leaves)
 
         if group is None:
-            self.changed = self.changed - {name} | ({name} if self.is_changed(name, value) else set())
+            is_changed = self.is_changed(name, (schedules or options)[name])
+            self.changed = self.changed | {name} if is_changed else self.changed - {name}
         if over_all:
             values = replace(values, shared=with_values(values.shared, **leaves))
         elif group is None:
