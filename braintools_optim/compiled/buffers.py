@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import jax
 from brainstate import State
+from jax.sharding import SingleDeviceSharding
 from jax.tree_util import tree_leaves
 
 from braintools_optim.compiled.access import read
@@ -27,27 +28,29 @@ T = TypeVar('T')
 
 def unshared(donated: T, others: Tree) -> T:
     """Return the donated arrays with copies of those whose buffer occurs twice or among ``others``."""
-    taken = {buffer for leaf in jax.tree.leaves(others) for buffer in buffers_of(leaf)}
+    taken = set(map(buffer_of, jax.tree.leaves(others)))
     leaves, structure = jax.tree.flatten(donated)
     copies = []
     for leaf in leaves:
-        buffers = buffers_of(leaf)
-        copies.append(leaf.copy() if not taken.isdisjoint(buffers) and isinstance(leaf, jax.Array) else leaf)
-        taken.update(buffers)
+        buffer = buffer_of(leaf)
+        copies.append(leaf.copy() if buffer in taken and isinstance(leaf, jax.Array) else leaf)
+        taken.add(buffer)
     copied: T = donated if all(map(operator.is_, copies, leaves)) else jax.tree.unflatten(structure, copies)
     return copied
 
 
-def buffers_of(leaf: Tree) -> list[int]:
-    """Return the addresses of the buffers of an array, one for each device. Two arrays may share a buffer."""
+def buffer_of(leaf: Tree) -> int:
+    """Return the address of the buffer of an array, of its first part if the array lies on several devices.
+
+    Two arrays may share buffers. Arrays that one compiled function takes lie on the same devices in the same order, so
+    that they share all parts or none.
+    """
     try:
-        return [leaf.unsafe_buffer_pointer() or id(leaf)]
+        part = leaf if isinstance(leaf.sharding, SingleDeviceSharding) else leaf.addressable_data(0)
+        address: int = part.unsafe_buffer_pointer()
     except (AttributeError, TypeError):  # no array of jax, or traced
-        return [id(leaf)]
-    except jax.errors.JaxRuntimeError:
-        if leaf.is_deleted():
-            raise
-    return [buffer for shard in leaf.addressable_shards for buffer in buffers_of(shard.data)]
+        return id(leaf)
+    return address or id(leaf)
 
 
 def is_lost(leaf: object) -> bool:

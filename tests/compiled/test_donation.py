@@ -172,7 +172,7 @@ def test_buffer_shared_after_many_calls_is_not_donated(
 def test_known_buffers_are_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check is skipped for every form of the arguments that has been seen."""
     own, looks = states(), list[Any]()
-    monkeypatch.setattr(buffers, 'buffers_of', lambda leaf, look=buffers.buffers_of: looks.append(leaf) or look(leaf))
+    monkeypatch.setattr(buffers, 'buffer_of', lambda leaf, look=buffers.buffer_of: looks.append(leaf) or look(leaf))
 
     @bo.jit
     def add_to_one(x: Any) -> None:
