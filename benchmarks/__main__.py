@@ -16,10 +16,12 @@ import jax.numpy as jnp
 
 import braintools_optim as bo
 from benchmarks.cost import first_step, growth, memory
+from benchmarks.devices import on_devices
 from benchmarks.harness import medians
 from benchmarks.online import in_scan
 from benchmarks.report import save, tables
 from benchmarks.steps import PEERS, MissingPeerError
+from benchmarks.sweeps import sweep_times
 from benchmarks.train import TRAIN
 
 SIZES = [('4 leaves of 64x64', 4, 64), ('50 leaves of 64x64', 50, 64), ('300 leaves of 64x64', 300, 64),
@@ -89,6 +91,10 @@ def measure(smoke: bool) -> dict[str, Any]:
         'steps': step_times(smoke),
         'train': train_times(smoke),
         'in a loop': [in_scan(leaves, side, *((10, 3) if smoke else (1000, 15))) for leaves, side in loops],
+        'on devices': [
+            row for leaves in ((4,) if smoke else (4, 50, 300)) for row in on_devices(leaves, 64, 3 if smoke else 50)
+        ],
+        'sweep': sweep_times(*((4, 5) if smoke else (64, 100))),
         'by leaves': growth(by_leaves, 3 if smoke else 25),
         'by weights': growth(by_weights, 3 if smoke else 7),
         'memory': memory(4, 64 if smoke else 2048),

@@ -52,7 +52,15 @@ def tables(result: Result) -> list[str]:
     ]
     peers = list(result['train'][0]['ms'])
     lines += table(['', *peers], [[row['what'], *cells(row['ms'], peers)] for row in result['train']])
-    return [*lines, *in_a_loop(result), *first_update(result), *memory(result), *scaling(result)]
+    return [
+        *lines,
+        *in_a_loop(result),
+        *on_devices(result),
+        *sweep(result),
+        *first_update(result),
+        *memory(result),
+        *scaling(result),
+    ]
 
 
 def in_a_loop(result: Result) -> list[str]:
@@ -70,6 +78,41 @@ def in_a_loop(result: Result) -> list[str]:
         for row in rows
     ]
     return lines + table(['', *peers], body)
+
+
+def on_devices(result: Result) -> list[str]:
+    if 'on devices' not in result:
+        return []
+    rows = result['on devices']
+    lines = [
+        '## Update on several devices',
+        '',
+        f'Time of an update with clipping in milliseconds, on {rows[0]["devices"]} devices that share the CPU. '
+        'Replicated weights lie on all devices, and split weights are divided among them. "by hand" is `jax.jit` with '
+        'the same layout.',
+        '',
+    ]
+    peers = list(rows[0]['ms'])
+    body = [
+        [f'{row["leaves"]} leaves of {row["side"]}x{row["side"]}, {row["place"]}', *cells(row['ms'], peers)]
+        for row in rows
+    ]
+    return lines + table(['', *peers], body)
+
+
+def sweep(result: Result) -> list[str]:
+    if 'sweep' not in result:
+        return []
+    row = result['sweep']
+    lines = [
+        '## Sweep',
+        '',
+        f'Time in seconds of {row["members"]} trainings of a small spiking network with {row["updates"]} updates each, '
+        'compilation included. The last figure is extrapolated from three trainings.',
+        '',
+    ]
+    body = [[name, f'{s:.1f}', f'{s / row["s"]["sweep"]:.1f}'] for name, s in row['s'].items()]
+    return lines + table(['', 'seconds', 'times the sweep'], body)
 
 
 def first_update(result: Result) -> list[str]:

@@ -28,6 +28,11 @@ class MissingPeerError(Exception):
     """Raised if the library of a peer is not installed."""
 
 
+def filled(value: float, like: jax.Array) -> jax.Array:
+    """Return an array on the same devices as another one; ``jnp.full_like`` uses one device."""
+    return 0.0 * like + value
+
+
 def ours(gradients: Gradients, clip: float | None) -> Step:
     """``update``, called eagerly with default settings: the buffers of the weights are not donated."""
     return _ours(gradients, clip, donate_weights=False)
@@ -39,7 +44,7 @@ def ours_donating(gradients: Gradients, clip: float | None) -> Step:
 
 
 def _ours(gradients: Gradients, clip: float | None, donate_weights: bool) -> Step:
-    states = {name: brainstate.ParamState(jnp.ones_like(g)) for name, g in gradients.items()}
+    states = {name: brainstate.ParamState(filled(1.0, g)) for name, g in gradients.items()}
     optimizer = bo.Adam(1e-3, grad_clip_norm=clip).register_trainable_weights(states)
     optimizer.donate_weights = donate_weights
     *_, last = states.values()
@@ -70,7 +75,7 @@ def adam(clip: float | None) -> Callable[..., Any]:
 
 def adam_state(g: Sequence[jax.Array]) -> tuple[Any, ...]:
     """Return weights of ones, and the state of :func:`adam` before the first update."""
-    return [jnp.ones_like(x) for x in g], [jnp.zeros_like(x) for x in g], [jnp.zeros_like(x) for x in g], jnp.zeros(())
+    return [filled(1.0, x) for x in g], [filled(0.0, x) for x in g], [filled(0.0, x) for x in g], jnp.zeros(())
 
 
 def by_hand(gradients: Gradients, clip: float | None) -> Step:
