@@ -251,6 +251,13 @@ class Updater:
     def raise_unless(self, finite: jax.Array, grads: Tree) -> None:
         """Raise if the gradients are not finite."""
         if inside_transformation():
+            if (
+                self.core.policy.layout.shardings
+            ):  # compiled code on several devices cannot leave the States as they are
+                raise ValueError(
+                    "Invalid on_nonfinite='raise' inside a transformation, because the weights lie on a mesh. Use "
+                    "on_nonfinite='skip', or call update(grads) outside of jit and minimize."
+                )
             brainstate.transform.jit_error_if(~finite, 'Gradients are not finite; all States are as they were.')
         elif not jax.device_get(finite):
             raise FloatingPointError(f'Gradients are not finite; all States are as they were. {self.diagnose(grads)}')

@@ -9,6 +9,7 @@ import brainstate
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from compiling import compilations
 from helpers import loss_arguments
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -46,6 +47,22 @@ def build(
     optimizer = kind(**row_of(kind).required(), **OPTIONS.get(kind, {}), **options)
     states = {'w': start('w', spread), 'b': start('b', spread)}
     return optimizer.register_trainable_weights(states), states
+
+
+def check_raising() -> None:
+    """Gradients that are not finite raise in eager updates; compiled code refuses the option."""
+    optimizer, states = build(bo.Adam, True, on_nonfinite='raise')
+    update(optimizer, states, 0)
+    before = {key: np.array(state.value) for key, state in states.items()}
+    grads = {key: jnp.full_like(state.value, jnp.nan) for key, state in states.items()}
+    with pytest.raises(FloatingPointError, match='not finite: w'):
+        optimizer.update(grads)
+    ways: Any = [bo.jit(optimizer.update), brainstate.transform.jit(optimizer.update)]
+    for call in [*(lambda way=way: way(grads) for way in ways), lambda: optimizer.minimize(lambda: 0.0)]:
+        with pytest.raises(ValueError, match="Invalid on_nonfinite='raise' inside a transformation"):
+            call()
+    for key, state in states.items():
+        np.testing.assert_array_equal(state.value, before[key])
 
 
 def update(optimizer: bo.Optimizer, states: dict[str, brainstate.ParamState], t: int) -> None:
@@ -145,6 +162,7 @@ if __name__ == '__main__':
     for kind in (bo.Adam, bo.Adafactor, bo.Muon):
         check_gradients_elsewhere(kind)
     check_compiled(bo.Adam)
+    check_raising()
     for kind in OPTIMIZERS if sys.argv[1] == 'all' else [bo.Adam, bo.Adafactor, bo.SM3, bo.ScheduleFreeSGD]:
         check_registration(kind)
         check_training(kind)
