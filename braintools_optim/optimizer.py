@@ -220,7 +220,7 @@ class Optimizer(StageOptions, States, Scheduled, Grouped, Saved, Hooked, Rule, B
     state_dtype: Annotated[DTypeLike | None, Argument(check_dtype)] = None
     master_weights: Annotated[bool, Argument(Flag().check)] = False
     metrics: Recorded = Recorded(False, Argument(check_metrics))
-    accumulate_steps: Annotated[int, Argument(Number(AT_LEAST_ONE, integer=True).check)] = 1
+    accumulate_steps: Annotated[int, Argument(Number(AT_LEAST_ONE, integer=True, static=True).check)] = 1
     accumulate: Annotated[Literal['mean', 'sum'], Argument(Choice(('mean', 'sum')).check)] = 'mean'
     average: Annotated[Average | None, Argument(check_average)] = None
     norm_axis_name: Annotated[str | tuple[str, ...] | None, Argument(check_axes)] = None

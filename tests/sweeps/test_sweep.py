@@ -207,6 +207,11 @@ MISTAKES: list[tuple[Any, type[Exception], str]] = [
         TypeError,
         'Invalid memory_size: it is traced',
     ),
+    (
+        lambda: bo.sweep(lambda x: same(bo.Adam(accumulate_steps=x)), x=[1, 2]),
+        TypeError,
+        'Invalid accumulate_steps: it is traced',
+    ),
     (lambda: bo.sweep(same, x=[1.0]).best('accuracy'), KeyError, "Invalid name 'accuracy'. Must be among"),
     (lambda: bo.sweep(same, x=[1.0]).best(mode='least'), ValueError, "Invalid mode='least'"),  # type: ignore[arg-type]
     (lambda: bo.sweep(lambda x: same(x * jnp.nan), x=[1.0]).best(), ValueError, "'loss' of every member is NaN"),
