@@ -251,12 +251,11 @@ class Updater:
     def raise_unless(self, finite: jax.Array, grads: Tree) -> None:
         """Raise if the gradients are not finite."""
         if inside_transformation():
-            if (
-                self.core.policy.layout.shardings
-            ):  # compiled code on several devices cannot leave the States as they are
+            # compiled code raises there after its results were written
+            if any(sharding.num_devices > 1 for sharding in self.core.policy.layout.shardings.values()):
                 raise ValueError(
-                    "Invalid on_nonfinite='raise' inside a transformation, because the weights lie on a mesh. Use "
-                    "on_nonfinite='skip', or call update(grads) outside of jit and minimize."
+                    "Invalid on_nonfinite='raise' inside a transformation, because the weights lie on several devices. "
+                    "Use on_nonfinite='skip', or call update(grads) outside of jit and minimize."
                 )
             brainstate.transform.jit_error_if(~finite, 'Gradients are not finite; all States are as they were.')
         elif not jax.device_get(finite):
