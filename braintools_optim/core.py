@@ -152,6 +152,7 @@ class Core:
             self.settings.freeze(frozen)
         for counter in [self.step_count, *([scale.state] if (scale := self.dynamic_loss_scale) else [])]:
             counter.value = self.beside_weights(counter.value)
+        self.settings.spread(policy.layout)
         self.clear_metrics()
 
     def beside_weights(self, tree: Tree) -> Tree:

@@ -22,6 +22,7 @@ from braintools_optim.options.types import Options, OptionValue, Tree
 from braintools_optim.schedulers.base import LRScheduler, Position
 from braintools_optim.schedulers.function import OptaxSchedule, as_scheduler
 from braintools_optim.step.stages import StageOptions
+from braintools_optim.weights.sharding import Layout, beside
 
 __all__ = [
     'GroupOptions',
@@ -139,6 +140,7 @@ class Settings(Node):
         self.separate: list[bool] = []  # for each group, whether it has its own optimizer
         self.overridden: list[set[str]] = []  # for each group, the names of the options that it overrides
         self.schedules: Schedules = {}
+        self.layout = Layout()  # the devices that hold the options
         self.is_part = False  # whether these are the options of a group of another optimizer
         over_all = shared_names(owner)
         shared, shared_schedules = split_schedules(owner, {n: x for n, x in options.items() if n in over_all})
@@ -157,6 +159,17 @@ class Settings(Node):
             any(isinstance(x, Tracer) for x in jax.tree.leaves(value)),
         )
         return value is not default and (traced or bool(value != default))
+
+    def spread(self, layout: Layout) -> None:
+        """Put the options and the positions of the schedules on all devices of the weights.
+
+        jax would copy them in every call otherwise. Each of several processes keeps numbers of its own, which this
+        process alone can read and assign.
+        """
+        if layout.shardings and jax.process_count() == 1:
+            self.layout = layout
+            for state in (self.values, *self.sources()):
+                state.value = beside(state.value, {}, layout)
 
     # what the next update reads
 
@@ -361,7 +374,7 @@ class Settings(Node):
         if renewed or schedules != self.schedules:
             values = replace(values, schedule_changes=values.schedule_changes + 1)
         self.schedules = schedules
-        self.values.value = Packed.of(values)
+        self.values.value = beside(Packed.of(values), {}, self.layout)
 
     def refuse_part(self) -> None:
         """Raise if these are the options of a group of another optimizer."""

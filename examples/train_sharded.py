@@ -33,9 +33,8 @@ RUNS = {'data parallel': None, 'ZeRO-1': 'data'}
 def run(name: str, images: Images, mesh: Mesh, args: argparse.Namespace) -> tuple[ShardedRun, Activity]:
     """Train a network; return the metrics of the training, and what the network does while it sees one image."""
     network, optimizer = build_network(args), build_optimizer(images, args, shard_memory_over=RUNS[name])
-    weights, schedule = network.states(brainstate.ParamState), brainstate.graph.states(optimizer.lr)
-    # If the random key and the position of the schedule moved in the first step, the second one would compile again.
-    for state in (*weights.values(), *schedule.values(), brainstate.random.DEFAULT):
+    # If the random key moved in the first step, the second one would compile again.
+    for state in (*network.states(brainstate.ParamState).values(), brainstate.random.DEFAULT):
         state.value = jax.device_put(state.value, NamedSharding(mesh, PartitionSpec()))
     split_batch = functools.partial(jax.device_put, device=NamedSharding(mesh, PartitionSpec('data')))
     history = train(network, optimizer, images, args, split_batch, name)

@@ -42,7 +42,7 @@ from braintools_optim.step.rule import Extra
 from braintools_optim.step.state import OptimizerState
 from braintools_optim.step.step import MANY, check_gradients, step
 from braintools_optim.weights.precision import compute_dtype
-from braintools_optim.weights.sharding import Replicas, beside
+from braintools_optim.weights.sharding import beside
 from braintools_optim.weights.units import warn_of_mixed_norms
 
 __all__ = ['Call', 'Updater', 'check_call']
@@ -84,7 +84,6 @@ class Updater:
         self.donate_weights = False
         self.compiled: dict[tuple[int, ...], Any] = {}
         self.made = DonationCache()
-        self.replicas = Replicas()
         self.donations: dict[tuple[tuple[int, ...], object], tuple[int, ...]] = {}
         self.functions: dict[Hashable, Callable[..., Any]] = {}
         self.replays = Replays(
@@ -170,8 +169,7 @@ class Updater:
             self.count_call(6)
             # States whose hooks may refuse a write are not donated
             wanted = () if not direct and are_hooked(written) else (0, 1) if self.donate_weights else (0,)
-            options = len(written) - 1 - len(weights)  # the place of the options, before the positions of schedules
-            layout = others[options].layout
+            layout = others[len(written) - 1 - len(weights)].layout
             donated = self.donations.get((wanted, layout), UNKNOWN)
             if donated is UNKNOWN:
                 arguments = state, weight_values, grads, others, extra, call, scaling
@@ -179,7 +177,6 @@ class Updater:
             if donated is STATEFUL:
                 return self.update_with_states(grads, extra, given, loss_scale)
             run = self.compiled[donated]
-            others[options:] = self.replicas.of(others[options:], core.policy.layout)
             weight_values = self.made.unaliased(weight_values, grads) if donated == (0, 1) else weight_values
 
         def finish(returned: Written) -> jax.Array | None:

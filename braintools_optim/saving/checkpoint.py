@@ -76,6 +76,7 @@ def load_state_dict(
             value = fitted.values[name]
             own.value = Packed.of(value) if isinstance(own.value, Packed) else value
         core.settings.overridden = fitted.overridden
+        core.settings.spread(core.policy.layout)
     return fitted.problems
 
 

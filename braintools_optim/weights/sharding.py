@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import dropwhile
@@ -17,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from braintools_optim.options.types import Tree
 
-__all__ = ['Layout', 'Replicas', 'beside', 'is_here', 'placed']
+__all__ = ['Layout', 'beside', 'is_here', 'placed']
 
 Array = jax.Array
 constrain: Any = jax.lax.with_sharding_constraint
@@ -96,26 +95,6 @@ class Layout:
     def constrained(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Return traced arrays by the names of weights, in the layout of these weights."""
         return {key: constrain(x, self.shardings[key]) if key in self.shardings else x for key, x in arrays.items()}
-
-
-class Replicas:
-    """Copies of small arrays, such as options, on all devices of the weights, made again only for other arrays.
-
-    jax would copy an array that lies on one device in every call, which takes as long as 15 leaves of 64x64 do.
-    """
-
-    def __init__(self) -> None:
-        self.given: list[Array] = []
-        self.copies: list[Array] = []
-
-    def of(self, tree: Tree, layout: Layout) -> Tree:
-        """Return the tree with the copies, and the tree itself if the weights do not lie on a mesh."""
-        if not layout.shardings:
-            return tree
-        leaves, structure = jax.tree.flatten(tree)
-        if len(leaves) != len(self.given) or any(map(operator.is_not, leaves, self.given)):
-            self.given, self.copies = leaves, jax.tree.leaves(beside(leaves, {}, layout))
-        return jax.tree.unflatten(structure, self.copies)
 
 
 def split_further(x: Array, sharding: NamedSharding, parts: Parts, over: str | None) -> Parts:

@@ -49,6 +49,26 @@ def build(
     return optimizer.register_trainable_weights(states), states
 
 
+def check_transfers() -> None:
+    """A warm step transfers nothing implicitly, and a compiled step that advances the schedule compiles once."""
+    schedule = bo.StepLR(0.1, 2)
+    optimizer, states = build(bo.Adam, True, lr=schedule, grad_clip_norm=1.0, metrics=True)
+    grads = {key: jnp.ones_like(state.value, device=state.value.sharding) for key, state in states.items()}
+
+    def step(grads: Any) -> None:
+        optimizer.update(grads)
+        schedule.step()
+
+    ways = [step, bo.jit(step), brainstate.transform.jit(step), lambda grads: optimizer.minimize(lambda: 0.0)]
+    for way in ways:
+        way(grads)
+        way(grads)
+        optimizer.eps = 1e-7
+        optimizer.load_state_dict(optimizer.state_dict())
+        with jax.transfer_guard('disallow'), compilations(0):
+            way(grads)
+
+
 def check_raising() -> None:
     """Gradients that are not finite raise in eager updates; compiled code refuses the option."""
     optimizer, states = build(bo.Adam, True, on_nonfinite='raise')
@@ -163,6 +183,7 @@ if __name__ == '__main__':
         check_gradients_elsewhere(kind)
     check_compiled(bo.Adam)
     check_raising()
+    check_transfers()
     for kind in OPTIMIZERS if sys.argv[1] == 'all' else [bo.Adam, bo.Adafactor, bo.SM3, bo.ScheduleFreeSGD]:
         check_registration(kind)
         check_training(kind)
