@@ -154,10 +154,8 @@ class Settings(Node):
 
     def is_changed(self, name: str, value: OptionValue) -> bool:
         """Return whether a value differs from the default of an option; a traced value counts as different."""
-        default, traced = (
-            fields_of(self.owner)[name].default,
-            any(isinstance(x, Tracer) for x in jax.tree.leaves(value)),
-        )
+        default = fields_of(self.owner)[name].default
+        traced = any(isinstance(x, Tracer) for x in jax.tree.leaves(value))
         return value is not default and (traced or bool(value != default))
 
     def spread(self, layout: Layout) -> None:
@@ -168,8 +166,12 @@ class Settings(Node):
         """
         if layout.shardings and jax.process_count() == 1:
             self.layout = layout
-            for state in (self.values, *self.sources()):
-                state.value = beside(state.value, {}, layout)
+            self.place()
+
+    def place(self) -> None:
+        """Put the options and the positions of the schedules where the layout says."""
+        for state in (self.values, *self.sources()) if self.layout.shardings else ():
+            state.value = beside(state.value, {}, self.layout)
 
     # what the next update reads
 
@@ -318,9 +320,6 @@ class Settings(Node):
             check(group, Hyperparameters(before), Hyperparameters(before | options))
             return with_values(hp, **leaves)
 
-        if group is None:
-            is_changed = self.is_changed(name, (schedules or options)[name])
-            self.changed = self.changed | {name} if is_changed else self.changed - {name}
         if over_all:
             values = replace(values, shared=with_values(values.shared, **leaves))
         elif group is None:
@@ -335,6 +334,9 @@ class Settings(Node):
         if group is not None:
             self.overridden = [x | {name} if i == group else x for i, x in enumerate(self.overridden)]
         self.commit(replace(values, groups=groups), {**self.schedules, where: {**others, **schedules}}, renewed)
+        if group is None:
+            is_changed = self.is_changed(name, (schedules or options)[name])
+            self.changed = self.changed | {name} if is_changed else self.changed - {name}
 
     @explicit_transfers
     def follow(self, lr: Schedulable) -> None:
@@ -374,7 +376,8 @@ class Settings(Node):
         if renewed or schedules != self.schedules:
             values = replace(values, schedule_changes=values.schedule_changes + 1)
         self.schedules = schedules
-        self.values.value = beside(Packed.of(values), {}, self.layout)
+        self.values.value = Packed.of(values)
+        self.place()
 
     def refuse_part(self) -> None:
         """Raise if these are the options of a group of another optimizer."""

@@ -67,6 +67,11 @@ def check_transfers() -> None:
         optimizer.load_state_dict(optimizer.state_dict())
         with jax.transfer_guard('disallow'), compilations(0):
             way(grads)
+    optimizer.lr = bo.StepLR(0.1, 2)
+    update = bo.jit(optimizer.update)
+    update(grads)
+    with jax.transfer_guard('disallow'):
+        update(grads)
 
 
 def check_raising() -> None:
