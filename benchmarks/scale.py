@@ -23,10 +23,12 @@ import braintools_optim as optim
 from benchmarks.report import save, scale_tables
 from braintools_optim.weights.sharding import Layout, beside
 
-__all__ = ['Transformer', 'bytes_per_device', 'collective_bytes', 'compiled_update']
+__all__ = ['COLLECTIVE', 'Transformer', 'bytes_per_device', 'collective_bytes', 'compiled_update']
 
 Shapes = Mapping[str, Any]  # jax.ShapeDtypeStruct with a sharding
-COLLECTIVE = re.compile(r' = (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(')
+KINDS = 'all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast'
+COLLECTIVE = re.compile(rf' = (.+?) ({KINDS})(?:-start)?\(')
+"""The results and the kind of a collective in the text of a compiled program."""
 ARRAY = re.compile(r'f32\[([\d,]*)\]')
 OPTIMIZERS: dict[str, Callable[[], optim.Optimizer]] = {
     'SGD': lambda: optim.SGD(momentum=0.9),

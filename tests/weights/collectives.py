@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from typing import Any
 
@@ -13,9 +12,7 @@ from sharded import build
 from tables.optimizers import OPTIMIZERS
 
 import braintools_optim as bo
-
-KINDS = 'all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast'
-COLLECTIVE = re.compile(rf' = (.+?) ({KINDS})(?:-start)?\(')
+from benchmarks.scale import COLLECTIVE
 
 
 def collectives(kind: type[bo.Optimizer], clips: bool) -> list[str]:

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from collectives import COLLECTIVE
 from helpers import loss_arguments
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tables.optimizers import OPTIMIZERS, row_of
 
 import braintools_optim as bo
+from benchmarks.scale import COLLECTIVE
 
 MESH = Mesh(np.array(jax.devices()).reshape(4, 2), ('data', 'model'))
 SHAPES = {'w': (64, 32), 'split': (48, 64), 'small': (4,)}
